@@ -1,0 +1,48 @@
+# Everything here works on a fresh machine with Python 3.11 or later, make, and a package index.
+
+PYTHON ?= python3
+VENV := .venv
+PINNED := .venv-pinned
+BIN := $(VENV)/bin
+
+.PHONY: help demo test test-pinned lint format types clean
+
+help: ## What there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+demo: $(VENV)/.installed ## Set up, then play the whole story in a temporary folder
+	$(BIN)/selfheald demo
+
+test: $(VENV)/.tests $(PINNED)/.installed ## Set up, then run all tests, the smoke test on the pinned versions included
+	SELFHEALD_TEST_PINNED=$(CURDIR)/$(PINNED)/bin/python $(BIN)/python -m pytest
+
+lint: $(VENV)/.tests ## Lint and format check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.tests ## Format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/.tests ## Type check
+	$(BIN)/mypy
+	cd selfheald/child && ../../$(BIN)/mypy --config-file ../../pyproject.toml --python-version 3.10 .
+
+clean: ## Remove what these commands made
+	rm -rf $(VENV) $(PINNED) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/.installed: pyproject.toml requirements/newest.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements/newest.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+$(VENV)/.tests: $(VENV)/.installed requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements/dev.txt
+	touch $@
+
+$(PINNED)/.installed: pyproject.toml requirements/pinned.txt
+	$(PYTHON) -m venv $(PINNED)
+	$(PINNED)/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements/pinned.txt
+	$(PINNED)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@

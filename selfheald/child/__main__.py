@@ -1,0 +1,158 @@
+"""The child that does what must not happen in the daemon: run dbt, and write to databases.
+
+Started as ``PYTHON selfheald/child plan|build|publish`` by the interpreter whose dbt and DuckDB are wanted.
+It needs nothing but that interpreter's standard library, dbt and DuckDB (Python 3.9 and later).
+
+*stdin*: one line, the job as JSON. The parent then keeps it open as long as it lives: at its end the child
+kills its own process group, so that it never outlives its parent. The kind of job is an argument so that
+importing dbt begins before the job is known.
+
+*stdout*: events, one JSON object on each line: ``step``, ``node`` and ``warning`` as they happen, then one
+``result`` (exit 0) or ``error`` (exit 1). What dbt, models and libraries print goes to the job's log file.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib
+import io
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from typing import Any, Callable, Dict, NoReturn, Optional, Tuple
+
+from protocol import Channel, Emit, JobError, job_error
+
+Job = Dict[str, Any]
+
+#: Kind of job: the module that does it, and the function in it.
+JOBS: Dict[str, Tuple[str, str]] = {
+    "plan": ("dbt_job", "plan"),
+    "build": ("dbt_job", "build"),
+    "publish": ("publish_job", "publish"),
+}
+
+
+def main() -> NoReturn:
+    """Do one job and end the process; nothing that a library left behind can delay that."""
+    events = os.dup(1)
+    os.dup2(2, 1)
+    lifeline = Lifeline()
+    channel = Channel(events, on_broken=end_group)
+    status = 1
+    try:
+        result = _do(sys.argv[1] if len(sys.argv) > 1 else "", lifeline, channel.emit)
+        lifeline.release()
+        channel.emit({"event": "result", **result})
+        status = 0
+    except BaseException as error:  # noqa: BLE001  (the boundary: whatever it is, the parent hears of it)
+        if not isinstance(error, JobError):
+            traceback.print_exc()
+        lifeline.release()
+        channel.fail(job_error(error))
+    finally:
+        _flush()
+        os._exit(status)
+
+
+def _do(kind: str, lifeline: Lifeline, emit: Emit) -> Dict[str, Any]:
+    failure: Optional[JobError] = None
+    try:
+        function = _load(kind)
+    except JobError as error:
+        failure = error
+    job = lifeline.job()
+    _log_to(job["log_file"])
+    if failure is not None:
+        raise failure
+    if job.get("job", kind) != kind:
+        raise JobError("config_invalid", f"started for the job {kind!r}, given the job {job.get('job')!r}")
+    return function(job, emit)
+
+
+def _load(kind: str) -> Callable[[Job, Emit], Dict[str, Any]]:
+    if kind not in JOBS:
+        raise JobError("config_invalid", f"no such job: {kind!r}; there are {', '.join(JOBS)}")
+    # Nothing may be sent anywhere, whatever the caller's environment says.
+    os.environ.update(DBT_SEND_ANONYMOUS_USAGE_STATS="false", DO_NOT_TRACK="1")
+    module, function = JOBS[kind]
+    try:
+        loaded: Callable[[Job, Emit], Dict[str, Any]] = getattr(importlib.import_module(module), function)
+    except Exception as error:
+        traceback.print_exc()
+        raise JobError("dbt_unavailable", f"{sys.executable} cannot import what it needs: {error}") from error
+    return loaded
+
+
+class Lifeline:
+    """The parent's end of stdin. While it is open, the parent lives; when it closes, this group dies."""
+
+    def __init__(self) -> None:
+        self._line: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._released = False
+        threading.Thread(target=self._watch, name="lifeline", daemon=True).start()
+
+    def job(self) -> Job:
+        """The job, once its line has come."""
+        try:
+            job = json.loads(self._line.get())
+            os.fspath(job["log_file"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise JobError("config_invalid", f"no JSON object with a log_file: {error}") from error
+        return dict(job)
+
+    def release(self) -> None:
+        """From here on the parent may go: the job is done, and only its last event is still to be written."""
+        self._released = True
+
+    def _watch(self) -> None:
+        line, waiting = bytearray(), True
+        while True:
+            try:
+                data = os.read(0, 65536)
+            except OSError:
+                data = b""
+            if not data and not self._released:
+                end_group()
+            if not data:
+                return
+            if waiting:
+                line += data
+                if b"\n" in data:
+                    self._line.put(bytes(line.split(b"\n", 1)[0]))
+                    line, waiting = bytearray(), False
+
+
+def end_group() -> NoReturn:
+    """Die at once, with everything that was started here; as a guest in another's group, die alone."""
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
+
+
+def _log_to(path: str) -> None:
+    log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    _flush()
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace", line_buffering=True)
+    faulthandler.enable(file=2)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):  # a full disk must not hide the job's own outcome
+            pass
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""The two jobs that need dbt: reading a project's plan, and building tables in a staging database."""
+
+from __future__ import annotations
+
+import gc
+import json
+import re
+import uuid
+from pathlib import Path
+from typing import Any, Dict, List
+
+import duckdb
+from dbt_errors import build_error, missing_seed, one_line, selection_error
+from dbt_session import Session, versions
+from manifest_reader import KINDS, describe, source_file
+from protocol import Emit, JobError
+
+_STORAGE_VERSION = re.compile(r"latest|v\d+\.\d+\.\d+")
+
+# A process that lives for seconds gains nothing from looking for cycles among dbt's millions of objects.
+gc.disable()
+
+
+def plan(job: Dict[str, Any], emit: Emit) -> Dict[str, Any]:
+    """Parse the project and resolve the selection by dbt's own rules. Touches no database."""
+    session = Session(job, emit)
+    manifest = session.parse()
+    gone = missing_seed(session.project_dir, session.raw_project)
+    if gone is not None:
+        raise gone
+    required = _selected(session, manifest, list(job.get("select") or []))
+    return {
+        "required": required,
+        **describe(manifest),
+        "project": session.project_name,
+        "versions": versions(),
+        "database_name": session.catalog,
+        "warnings": session.warnings,
+    }
+
+
+def build(job: Dict[str, Any], emit: Emit) -> Dict[str, Any]:
+    """Make exactly the listed seeds and models in the staging file, and leave it closed and whole."""
+    session = Session(job, emit)
+    manifest = session.parse()
+    seeds = _wanted(session, manifest, job.get("seeds") or [])
+    models = _wanted(session, manifest, job.get("models") or [])
+    _prepare_database(session.database, job.get("storage_version"), job.get("pre_sql"))
+    try:
+        built = _run_step(session, manifest, "load_seeds", ["seed"], seeds)
+        kinds = ["build", "--resource-type", "model", "--resource-type", "snapshot"]
+        built += _run_step(session, manifest, "build_foundation", kinds, models)
+    finally:
+        session.close()
+    return {"built": built, "versions": versions(), "warnings": session.warnings}
+
+
+def _selected(session: Session, manifest: Any, select: List[str]) -> List[str]:
+    project_file = session.project_dir / "dbt_project.yml"
+    found: List[str] = []
+    if select:
+        arguments = [f"--resource-type={kind}" for kind in KINDS]
+        arguments += ["--output", "json", "--output-keys", "unique_id", "--select", " ".join(select)]
+        outcome = session.invoke("ls", arguments)
+        if not outcome.success:
+            raise selection_error(outcome.exception, select, project_file)
+        found = sorted(json.loads(line)["unique_id"] for line in outcome.result or [])
+    if not found:
+        nodes = [node for node in manifest.nodes.values() if node.resource_type in KINDS]
+        seeds = ", ".join(sorted(node.name for node in nodes if node.resource_type == "seed")) or "none"
+        tags = ", ".join(sorted({tag for node in nodes for tag in node.tags})) or "none"
+        message = f"the selection {select!r} matches nothing in {session.project_name}"
+        raise JobError("selection_empty", f"{message}; its seeds: {seeds}; its tags: {tags}", path=project_file)
+    return found
+
+
+def _wanted(session: Session, manifest: Any, listed: List[Dict[str, Any]]) -> Dict[str, Any]:
+    """The nodes asked for, by unique id. Ephemeral ones are no relations: dbt folds them into others."""
+    nodes: Dict[str, Any] = {}
+    for item in listed:
+        uid = item["unique_id"]
+        node = manifest.nodes.get(uid)
+        if node is None:
+            gone = missing_seed(session.project_dir, session.raw_project, only=uid.rpartition(".")[2])
+            if uid.startswith("seed.") and gone is not None:
+                raise gone
+            message = f"{uid} is no longer in the project, or is disabled with these variables"
+            raise JobError("dbt_project_invalid", message, path=session.project_dir / "dbt_project.yml")
+        if node.config.materialized != "ephemeral":
+            nodes[uid] = node
+    return nodes
+
+
+def _run_step(session: Session, manifest: Any, step: str, command: List[str], wanted: Dict[str, Any]) -> List[str]:
+    if not wanted:
+        return []
+    session.emit({"event": "step", "name": step, "state": "started"})
+    # A tag of its own selects these very nodes: names and paths can be ambiguous, prefixes of one another,
+    # or hold characters that dbt's selection gives a meaning to.
+    tag = f"selfheald_{uuid.uuid4().hex}"
+    for node in wanted.values():
+        node.tags.append(tag)
+    outcome = session.invoke(command[0], [*command[1:], "--select", f"tag:{tag}"])
+    results = getattr(outcome.result, "results", None) or []
+    paths = {uid: source_file(manifest, node) or "" for uid, node in wanted.items()}
+    error = build_error(results, outcome.exception, paths, session.project_dir, Path(session.job["log_dir"]))
+    if error is not None:
+        raise error
+    nodes = (getattr(result, "node", None) for result in results if str(result.status) == "success")
+    made = {node.unique_id for node in nodes if node is not None and node.resource_type in KINDS}
+    if not outcome.success or made != set(wanted):
+        missing = ", ".join(sorted(set(wanted) - made)) or "nothing"
+        extra = ", ".join(sorted(made - set(wanted))) or "nothing"
+        message = f"dbt ended without an error, but did not make {missing}, and made {extra} beside"
+        raise JobError("dbt_failed", message)
+    session.emit({"event": "step", "name": step, "state": "completed"})
+    return sorted(made)
+
+
+def _prepare_database(path: str, storage_version: object, pre_sql: object) -> None:
+    """A new staging file gets the wanted storage format, then the administrator's SQL runs."""
+    if storage_version and not Path(path).exists() and _duckdb_knows_formats():
+        if not _STORAGE_VERSION.fullmatch(str(storage_version)):
+            raise JobError("config_invalid", f"no storage version: {storage_version!r}", "Write it like v1.0.0.")
+        name = path.replace("'", "''")
+        with duckdb.connect(":memory:") as memory:
+            try:
+                memory.execute(f"ATTACH '{name}' AS staging (STORAGE_VERSION '{storage_version}')")
+            except duckdb.InvalidInputException as error:
+                message = f"DuckDB {duckdb.__version__} knows no storage version {storage_version}"
+                raise JobError("config_invalid", message, "Correct dbt.storage_version.") from error
+            memory.execute("DETACH staging")
+    if pre_sql:
+        try:
+            with duckdb.connect(path) as database:
+                database.execute(str(pre_sql))
+        except duckdb.Error as error:
+            raise JobError("config_invalid", f"dbt.pre_sql: {one_line(error)}", "Correct dbt.pre_sql.") from error
+
+
+def _duckdb_knows_formats() -> bool:
+    major, minor = (int(part) for part in str(duckdb.__version__).split(".")[:2])
+    return (major, minor) >= (1, 2)

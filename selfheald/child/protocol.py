@@ -1,0 +1,88 @@
+"""What the child says to its parent: events on a private descriptor, and the one error that ends a job."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import threading
+from typing import Any, Callable, Mapping, Optional
+
+#: Tells the parent what happens, at the moment it happens. Safe to call from any thread.
+Emit = Callable[[Mapping[str, Any]], None]
+
+_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NO_ACCESS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+
+
+class JobError(Exception):
+    """A job failed for a known cause.
+
+    ``code`` is one of selfheald's stable error codes; ``path`` is the file to mend; ``step`` the step of the
+    initialization that failed (left out, it is the one that was running).
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        hint: Optional[str] = None,
+        path: Optional[object] = None,
+        step: Optional[str] = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.hint = hint
+        self.path = None if path is None else str(path)
+        self.step = step
+
+
+def job_error(error: BaseException) -> JobError:
+    """The error that the parent is told: a known one as it is, a stranger under the code nearest to it."""
+    if isinstance(error, JobError):
+        return error
+    text = str(error).strip() or type(error).__name__
+    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        return JobError("disk_full", text, path=error.filename)
+    if isinstance(error, OSError) and error.errno in _NO_ACCESS:
+        return JobError("permission_denied", text, path=error.filename)
+    return JobError("dbt_failed", f"{type(error).__name__}: {text}")
+
+
+class Channel:
+    """Writes events to ``descriptor``, one JSON line each, and remembers which step is running.
+
+    ``on_broken`` is called when nobody reads any more.
+    """
+
+    def __init__(self, descriptor: int, on_broken: Callable[[], None]) -> None:
+        self._descriptor = descriptor
+        self._on_broken = on_broken
+        self._lock = threading.Lock()
+        self.running_step: Optional[str] = None
+
+    def emit(self, event: Mapping[str, Any]) -> None:
+        """Send one event. Never waits for anything but the parent's reading."""
+        if event.get("event") == "step":
+            self.running_step = event["name"] if event["state"] == "started" else None
+        data = memoryview(json.dumps(event, default=str).encode("ascii") + b"\n")
+        with self._lock:
+            try:
+                while data:
+                    data = data[os.write(self._descriptor, data) :]
+            except OSError:
+                self._on_broken()
+
+    def fail(self, error: JobError) -> None:
+        """Send the last event of a job that failed."""
+        self.emit(
+            {
+                "event": "error",
+                "code": error.code,
+                "message": error.message,
+                "hint": error.hint,
+                "path": error.path,
+                "step": error.step or self.running_step,
+            }
+        )

@@ -1,0 +1,220 @@
+"""Hands the finished tables of a staging database over to the live one: all of them, or none.
+
+A database that does not exist gets a new file, put at its path when it is complete. One that exists is opened, and in
+one transaction gets the tables that it lacks; nothing that it holds is read but to compare, or written at all.
+
+The live database is attached to an in-memory one, never the default catalog: so no macro or view of a stranger's file
+can come between our SQL and what it means, and DuckDB is told to leave the file as it is at closing *before* it opens
+it. Our word goes back on that once our own transaction is in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
+
+import duckdb
+from file_dance import look_for_room, put_in_place
+from file_identity import Identity, is_open_here, wait_for_a_tick
+from protocol import JobError
+from publish_errors import BusyError, ChangedError, told_of
+from staging_check import verified_tables
+from table_copy import Table, copy_all, count, describe, literal, quoted, relations
+
+Job = Mapping[str, Any]
+Emit = Callable[[Dict[str, Any]], None]
+
+STAGING, LIVE = "selfheald_staging", "selfheald_live"
+#: Seconds for which the database stays locked after our checkpoint: DuckDB 2.0 reads a file's headers before it locks
+#: it, so that who read the old ones in the moment before must not get the lock in the moment after.
+HOLD_GRAFTED = 0.010
+
+
+def publish(job: Job, emit: Emit) -> Dict[str, Any]:
+    """Verify the tables of ``job`` in staging, then publish them. The outcome is published, busy or changed."""
+    try:
+        with contextlib.closing(_connect(os.path.dirname(job["staging"]))) as connection:
+            _attach(connection, job["staging"], STAGING, "(READ_ONLY)")
+            with _step("verify", emit), told_of(job["staging"]):
+                tables = verified_tables(connection, STAGING, job)
+            with _step("publish", emit):
+                hand_over = _create if job["mode"] == "create" else _graft
+                rows = hand_over(connection, job, tables, emit)
+    except BusyError as busy:
+        return {"outcome": "busy", "message": str(busy)}
+    except ChangedError as changed:
+        return {"outcome": "changed", "message": str(changed)}
+    return {"outcome": "published", "created": [table.label for table in tables], "rows": rows}
+
+
+def _create(connection: duckdb.DuckDBPyConnection, job: Job, tables: List[Table], emit: Emit) -> Dict[str, int]:
+    """A new file with these tables and nothing else, at the path where there was none, or an empty one."""
+    database = job["database"]
+    look_for_room(database)
+    folder = os.path.join(os.path.dirname(job["staging"]), "publish")
+    os.makedirs(folder, exist_ok=True)
+    new = os.path.join(folder, os.path.basename(database))
+    _remove(new)
+    _attach(connection, new, LIVE, _format(job.get("storage_version")))
+    with told_of(new), _transaction(connection):
+        rows = copy_all(connection, tables, LIVE)
+    with told_of(new):
+        _checkpoint(connection)
+    connection.close()
+    if Identity.of(new)[1:] != (None, None, None):
+        raise JobError("verification_failed", f"DuckDB left a WAL beside {new}", path=new)
+    put_in_place(new, database)
+    return rows
+
+
+def _graft(connection: duckdb.DuckDBPyConnection, job: Job, tables: List[Table], emit: Emit) -> Dict[str, int]:
+    """The tables, added to a database that exists, in one transaction."""
+    database = job["database"]
+    seen = _quiet(job)
+    _open_unchanged(connection, database, seen)
+    with told_of(database):
+        # From here on no statement can read a file, whatever a definition in either database says.
+        connection.execute("SET enable_external_access = false")
+        with _transaction(connection):
+            _still_missing(connection, tables)
+            for wanted in job["inputs"]:
+                _same_input(connection, wanted["schema"], wanted["name"], by_rows=seen.wal is not None)
+            rows = copy_all(connection, tables, LIVE)
+    try:
+        _checkpoint(connection)
+    except duckdb.Error as error:  # committed all the same: the rows are in the WAL
+        emit({"event": "warning", "message": f"the checkpoint after publishing failed: {error}"})
+    time.sleep(HOLD_GRAFTED)
+    return rows
+
+
+def _quiet(job: Job) -> Identity:
+    """The live database as it was when staging was made, at a moment from which on every write can be seen."""
+    database = job["database"]
+    if "?" in database:  # DuckDB takes what follows for options, and looks for the WAL elsewhere
+        raise JobError("unsafe_path", f"DuckDB cannot use a path with a question mark: {database}", path=database)
+    seen = Identity.of(database)
+    if not seen.is_what(job["identity"]):
+        raise ChangedError(f"{database} was written or replaced meanwhile")
+    if (seen.checkpoint_wal or seen.recovery_wal) and _version() < (1, 5):
+        message = f"{database} was left by a newer DuckDB in the middle of a checkpoint"
+        raise JobError("database_newer", message, path=database)
+    wait_for_a_tick(seen, os.path.join(os.path.dirname(job["staging"]), "clock"))
+    return seen
+
+
+def _open_unchanged(connection: duckdb.DuckDBPyConnection, database: str, seen: Identity) -> None:
+    """Attach the live database and prove that what DuckDB read of it is what it holds.
+
+    DuckDB 2.0 reads the headers, then locks. What another process committed between the two would be overwritten by
+    our checkpoint. Opening by itself writes neither to the main file nor to an ordinary WAL (1.0 and 2.0), so if
+    all stamps are under the lock what they were before the opening, nobody wrote in between. They do change where
+    DuckDB itself mends what a crash in a checkpoint left behind; then too we leave, and find it mended next time.
+    """
+    try:
+        _attach(connection, database, LIVE, "")
+    except JobError:
+        if Identity.of(database) != seen:  # a file that is being written can look like anything
+            raise ChangedError(f"{database} was written while it was opened") from None
+        raise
+    if Identity.of(database) != seen or seen.main is None or not is_open_here(seen.main):
+        raise ChangedError(f"{database} was written while it was opened")
+
+
+def _still_missing(connection: duckdb.DuckDBPyConnection, tables: List[Table]) -> None:
+    there = relations(connection, LIVE)
+    for table in tables:
+        kind = there.get((table.schema.lower(), table.name.lower()))
+        if kind is not None:
+            raise ChangedError(f"there is a {kind} {table.label} by now")
+
+
+def _same_input(connection: duckdb.DuckDBPyConnection, schema: str, name: str, by_rows: bool) -> None:
+    """Raise unless a table that staging was built from is what it was.
+
+    That the file was not written since proves it; where there is a WAL, its stamps are not taken for proof, and the
+    rows are compared.
+    """
+    key = (schema.lower(), name.lower())
+    if relations(connection, LIVE).get(key) != "table":
+        raise ChangedError(f"the table {schema}.{name} is gone")
+    live, copied = describe(connection, LIVE, schema, name), describe(connection, STAGING, schema, name)
+    same = live.columns == copied.columns and count(connection, live.within(LIVE)) == count(
+        connection, copied.within(STAGING)
+    )
+    if same and by_rows:
+        columns = live.stored_columns  # the others would have to be computed, by the stranger's expressions
+        same = _digest(connection, live, columns) == _digest(connection, copied, columns)
+    if not same:
+        raise ChangedError(f"the table {live.label} has changed meanwhile")
+
+
+def _digest(connection: duckdb.DuckDBPyConnection, table: Table, columns: List[str]) -> Any:
+    """Two sums over all rows that do not depend on their order."""
+    row = f"hash({', '.join(map(quoted, columns))})"
+    sums = f"SELECT sum({row}::HUGEINT), bit_xor({row}) FROM {table.within(table.catalog)}"
+    return connection.execute(sums).fetchone()
+
+
+def _connect(folder: str) -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect(
+        ":memory:",
+        config={
+            "threads": 1,
+            "autoinstall_known_extensions": "false",
+            "autoload_known_extensions": "false",
+            "temp_directory": os.path.join(folder, "spill"),
+        },
+    )
+    connection.execute("PRAGMA disable_checkpoint_on_shutdown")
+    return connection
+
+
+def _attach(connection: duckdb.DuckDBPyConnection, path: str, catalog: str, options: str) -> None:
+    with told_of(path):
+        connection.execute(f"ATTACH {literal(path)} AS {quoted(catalog)} {options}")
+
+
+def _checkpoint(connection: duckdb.DuckDBPyConnection) -> None:
+    connection.execute(f"CHECKPOINT {quoted(LIVE)}")
+    # 1.0 leaves an empty WAL behind until it closes the file in its ordinary way.
+    connection.execute("PRAGMA enable_checkpoint_on_shutdown")
+
+
+@contextlib.contextmanager
+def _transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    connection.execute("BEGIN TRANSACTION")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(duckdb.Error):  # DuckDB has rolled back already after some errors
+            connection.execute("ROLLBACK")
+        raise
+
+
+@contextlib.contextmanager
+def _step(name: str, emit: Emit) -> Iterator[None]:
+    emit({"event": "step", "name": name, "state": "started"})
+    yield
+    emit({"event": "step", "name": name, "state": "completed"})
+
+
+def _format(storage_version: Optional[str]) -> str:
+    """The option that asks for a storage format, where this DuckDB knows it."""
+    if not storage_version or _version() < (1, 2):
+        return ""
+    return f"(STORAGE_VERSION {literal(storage_version)})"
+
+
+def _version() -> Tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", duckdb.__version__)[:2])
+
+
+def _remove(path: str) -> None:
+    for suffix in ("", ".wal", ".wal.checkpoint", ".wal.recovery"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path + suffix)

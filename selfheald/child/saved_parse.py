@@ -1,0 +1,85 @@
+"""A parse that is kept for the next job: dbt's own partial parsing, made to survive a new database path.
+
+dbt throws a saved parse away when any connection detail has changed, and every job has a database path of
+its own. The path matters to parsing only where the project's Jinja reads it from ``target`` (what reads it
+from the environment is tracked by dbt itself). So the path is left out of the comparison, unless ``target``
+is used in a way that could show it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Iterator
+
+from dbt.artifacts.resources import FileHash
+from dbt.parser.manifest import ManifestLoader
+
+_JINJA = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
+_SHOWS_TARGET = re.compile(r"\btarget\b(?!\s*\.\s*(?:name|schema|database|type|threads|target_name|profile_name)\b)")
+_PASSED_OVER = {"target", "logs", "node_modules", "__pycache__", "venv"}
+
+
+def make_reusable(project_dir: str, database: str) -> None:
+    """From now on, let dbt reuse a parse that was made for another database path, but not another folder."""
+    original = ManifestLoader.build_manifest_state_check
+
+    def state_check(loader: Any) -> Any:
+        credentials = loader.root_project.credentials
+        hide = credentials.path == database and not _shows_path(Path(project_dir))
+        if hide:
+            credentials.path = "DATABASE_PATH"
+        try:
+            state = original(loader)
+        finally:
+            if hide:
+                credentials.path = database
+        # Nodes carry absolute paths: a copy of the project elsewhere must not load the original's seeds.
+        place = os.path.realpath(project_dir)
+        state.vars_hash = FileHash.from_contents(f"{state.vars_hash.checksum}\0{place}\0{hide}")
+        return state
+
+    ManifestLoader.build_manifest_state_check = state_check
+
+
+def sources(project_dir: Path, *endings: str) -> Iterator[Path]:
+    """The files of a project and its packages that hold Jinja, or those with the given endings."""
+    for place, folders, files in os.walk(project_dir):
+        folders[:] = sorted(name for name in folders if name not in _PASSED_OVER and not name.startswith("."))
+        for name in sorted(files):
+            if name.endswith(endings or (".sql", ".yml", ".yaml", ".md")):
+                yield Path(place, name)
+
+
+def keep(made: Path, kept: Path) -> None:
+    """Put a parse that dbt has just written in the kept one's place, whole or not at all."""
+    if not made.is_file():
+        return  # nothing had changed
+    descriptor, name = tempfile.mkstemp(prefix=f".{kept.name}.", dir=kept.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as copy, made.open("rb") as source:
+            shutil.copyfileobj(source, copy)
+        Path(name).replace(kept)
+    except BaseException:
+        Path(name).unlink()
+        raise
+
+
+def _shows_path(project_dir: Path) -> bool:
+    return any(
+        _SHOWS_TARGET.search(expression)
+        for text in _texts(project_dir)
+        if "target" in text
+        for expression in _JINJA.findall(text)
+    )
+
+
+def _texts(project_dir: Path) -> Iterator[str]:
+    for file in sources(project_dir):
+        try:
+            yield file.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            yield "{{ target }}"  # unknown: assume the worst

@@ -1,0 +1,66 @@
+"""The command line. Each command is a module; this one puts them together and is the boundary to the user."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from selfheald.cli import check, config_commands, demo, ensure, repair, run, status, wait
+from selfheald.cli.output import exit_code, print_error
+from selfheald.errors import InitializationError
+
+app = typer.Typer(
+    name="selfheald",
+    help="Makes DuckDB workforce-simulation databases ready by themselves.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Run the command line; a known error ends in two lines on stderr and an exit code, never a traceback."""
+    try:
+        app(prog_name="selfheald")
+    except InitializationError as error:
+        print_error(error)
+        sys.exit(exit_code(error))
+    except BrokenPipeError:
+        # Whoever read our output has gone: that is no failure worth a word.
+        sys.stderr.close()
+        sys.exit(1)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from selfheald.marker import installed_version
+
+        typer.echo(f"selfheald {installed_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Makes DuckDB workforce-simulation databases ready by themselves.
+
+    Example: selfheald run ~/workspaces
+    """
+
+
+app.command("run")(run.command)
+app.command("ensure")(ensure.command)
+app.command("wait")(wait.command)
+app.command("exec", context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True})(
+    wait.exec_command
+)
+app.command("check")(check.command)
+app.command("status")(status.command)
+app.command("repair")(repair.command)
+app.command("demo")(demo.command)
+app.add_typer(config_commands.app, name="config")

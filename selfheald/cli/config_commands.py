@@ -1,0 +1,126 @@
+"""`selfheald config`: what is in force, whether it is right, what it may be, and a file to begin with."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from selfheald.cli.output import ConfigOption, JsonOption, configuration, print_json
+from selfheald.config import (
+    Config,
+    config_sources,
+    load_config,
+    show,
+    show_toml,
+    template,
+    warnings,
+)
+from selfheald.config_file import FILE_NAME
+from selfheald.errors import InitializationError
+
+app = typer.Typer(
+    name="config",
+    help="Show, check, describe or begin the configuration.",
+    no_args_is_help=True,
+)
+
+
+@app.command("show", epilog="Example: selfheald config show --json")
+def show_command(
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the effective configuration: file, environment and defaults together, secrets hidden."""
+    loaded = configuration(config)
+    if as_json:
+        sources = config_sources(loaded)
+        document = {
+            "format": 1,
+            "file": None if sources.file is None else str(sources.file),
+            "notices": list(sources.notices),
+            "origins": dict(sources.origins),
+            "config": show(loaded),
+            "error": None,
+        }
+        print_json(document)
+        return
+    typer.echo(f"# {_file_of(loaded)}")
+    typer.echo(show_toml(loaded), nl=False)
+
+
+@app.command("validate", epilog="Example: selfheald config validate --config /etc/selfheald/selfheald.toml")
+def validate_command(config: ConfigOption = None) -> None:
+    """Check the configuration: OK and the file that was used, or every error with its line (exit 2)."""
+    loaded = load_config(config)
+    for warning in warnings(loaded):
+        typer.echo(f"note: {warning}", err=True)
+    typer.echo(f"OK: {_file_of(loaded)}")
+
+
+@app.command("schema", epilog="Example: selfheald config schema > selfheald.schema.json")
+def schema_command() -> None:
+    """Print the JSON schema of selfheald.toml, for editors and other tools."""
+    print_json(Config.model_json_schema())
+
+
+@app.command("init", epilog="Example: selfheald config init /etc/selfheald/selfheald.toml")
+def init_command(
+    path: Annotated[
+        Path | None,
+        typer.Argument(metavar="[PATH]", help="A file, or a folder to put selfheald.toml into.", show_default=False),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="The same as PATH.", show_default=False),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a configuration file with every key, its meaning and its default, all commented out."""
+    if path is not None and config is not None:
+        raise typer.BadParameter("PATH and --config both name the file to write; give one of them")
+    target = (path or config or Path(FILE_NAME)).expanduser().absolute()
+    if target.is_dir():
+        target /= FILE_NAME
+    try:
+        _write(target, template(), replace=force)
+    except FileExistsError:
+        raise InitializationError(
+            f"{target} exists already",
+            code="config_invalid",
+            hint="Add --force to replace it, or give another path.",
+            path=target,
+        ) from None
+    except OSError as error:
+        raise InitializationError(
+            f"{target} cannot be written: {error.strerror or error}",
+            code="config_invalid",
+            hint="Give a path that you may write to.",
+            path=target,
+        ) from None
+    typer.echo(f"Wrote {target}")
+    typer.echo("Next: set watch.roots in it, then run `selfheald config validate`.", err=True)
+
+
+def _write(target: Path, text: str, *, replace: bool) -> None:
+    """Create the file whole, readable by all and writable by its owner alone: others' writing would void it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        if replace:
+            draft.replace(target)
+        else:
+            target.hardlink_to(draft)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _file_of(config: Config) -> str:
+    file = config_sources(config).file
+    return "no configuration file; environment and defaults" if file is None else str(file)

@@ -1,0 +1,57 @@
+"""What all commands share: their options, JSON on stdout, errors as two lines on stderr, exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from selfheald.config import Config, config_sources, load_config
+from selfheald.errors import InitializationError, InitializationTimeoutError
+
+DatabaseArgument = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[DB]",
+        help="A database or its folder. Default: $DATABASE_PATH, else dbt/simulation.duckdb.",
+        show_default=False,
+    ),
+]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="Configuration file.", show_default=False)
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+TimeoutOption = Annotated[
+    float, typer.Option("--timeout", min=0, metavar="SECONDS", help="How long to wait at most. 0: no limit.")
+]
+
+
+def configuration(path: Path | None, overrides: dict[str, Any] | None = None) -> Config:
+    """The configuration; what was passed over on the way is said on stderr."""
+    config = load_config(path, overrides)
+    for notice in config_sources(config).notices:
+        typer.echo(f"note: {notice}", err=True)
+    return config
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """One document on stdout."""
+    typer.echo(json.dumps(document, indent=2, default=str))
+
+
+def print_error(error: InitializationError) -> None:
+    """A line of what and where, a line of what to do."""
+    where = "" if error.path is None or error.path in error.message else f" ({error.path})"
+    typer.echo(f"error[{error.code}]: {error.message}{where}", err=True)
+    if error.hint:
+        log = f" Log: {error.log}" if error.log else ""
+        typer.echo(f"  {error.hint}{log}", err=True)
+
+
+def exit_code(error: InitializationError) -> int:
+    """1 failed, 2 wrong usage or configuration, 3 the wait timed out, 4 nobody watches."""
+    if isinstance(error, InitializationTimeoutError) and error.timeout_seconds and error.step is None:
+        return 3
+    return {"config_invalid": 2, "no_daemon": 4}.get(error.code, 1)

@@ -1,0 +1,146 @@
+"""What a waiting person reads: status records as sentences, a spinner on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import anyio
+import typer
+
+from selfheald.config import colour_allowed
+
+#: Without a terminal a line appears at least this often (seconds).
+REPEAT_SECONDS = 5.0
+
+
+def describe(status: Mapping[str, Any], *, attempts: int = 0, now: float | None = None) -> str | None:
+    """The sentence for a status record; ``None`` if it says nothing that a waiting person must know.
+
+    ``attempts`` is how many there are in all (0: unknown); ``now`` is in seconds since the epoch.
+    """
+    state, reason = status.get("state"), status.get("reason")
+    if state == "in_progress":
+        return _describe_step(status)
+    if reason == "busy":
+        return f"busy: {describe_holder(status.get('holder'))}"
+    if reason == "queued":
+        position = status.get("queue_position")
+        return "queued" if position is None else f"queued: {position} before you"
+    if state == "failed" and status.get("next_attempt_at"):
+        upcoming = int(status.get("attempt") or 0) + 1
+        total = f" of {attempts}" if attempts else ""
+        seconds = _seconds_until(str(status["next_attempt_at"]), now)
+        error = (status.get("error") or {}).get("message", "failed")
+        return f"{error}; attempt {upcoming}{total} in {seconds:.0f} s"
+    return None
+
+
+def describe_holder(holder: Mapping[str, Any] | None) -> str:
+    """Who has a database open, as ``PID 4242 (python sim.py) has it open for writing``."""
+    if not holder:
+        return "another process is writing to it"
+    mode = "writing" if holder.get("mode") == "write" else "reading"
+    who = "another process" if holder.get("pid") is None else f"PID {holder['pid']} ({holder.get('command')})"
+    return f"{who} has it open for {mode}"
+
+
+def describe_ready(status: Mapping[str, Any] | None, seconds: float, *, made: bool) -> str:
+    """The last sentence."""
+    created = len((status or {}).get("tables_created") or ()) if made else 0
+    if not created:
+        return f"Ready after {seconds:.1f} s: all tables are there, nothing was changed"
+    return f"Ready in {seconds:.1f} s: {created} tables made, existing tables untouched"
+
+
+def describe_size(status: Mapping[str, Any]) -> str:
+    """How much an initialization that begins has to do."""
+    eta = status.get("eta_seconds")
+    about = f" (about {eta:.0f} s)" if eta else ""
+    return f"Initializing {len(status.get('missing_tables_found') or ())} missing tables{about}"
+
+
+def _describe_step(status: Mapping[str, Any]) -> str | None:
+    running = next((step for step in status.get("steps", ()) if step.get("status") == "running"), None)
+    if running is None or running["name"] == "check_tables":
+        return None
+    progress = status.get("progress") or {}
+    if running["name"] != "build_foundation" or not progress.get("total"):
+        return f"{running['display_name']}…"
+    return f"{running['display_name']}… {progress['done']}/{progress['total']} {progress.get('node') or ''}".rstrip()
+
+
+def _seconds_until(moment: str, now: float | None) -> float:
+    try:
+        due = datetime.datetime.fromisoformat(moment).timestamp()
+    except ValueError:
+        return 0.0
+    return max(0.0, due - (time.time() if now is None else now))
+
+
+class Progress:
+    """Shows one sentence at a time on stderr. Use as a context manager."""
+
+    def __init__(self, first: str, *, quiet: bool = False) -> None:
+        self._text = first
+        self._quiet = quiet
+        self._shown_at = float("-inf")
+        self._spinner: Any = None
+        self._status: Mapping[str, Any] = {}
+        self._began = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        if not self._quiet and sys.stderr.isatty():
+            from rich.console import Console
+
+            console = Console(stderr=True, no_color=not colour_allowed())
+            self._spinner = console.status(self._text)
+            self._spinner.start()
+        self._show()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._spinner is not None:
+            self._spinner.stop()
+            self._spinner = None
+
+    def say(self, text: str | None) -> None:
+        """Show a sentence, unless it is shown already."""
+        if text and text != self._text:
+            self._text = text
+            self._show()
+
+    def on_status(self, status: Mapping[str, Any], attempts: int = 0) -> None:
+        """Show what a status record says. A first one of an initialization says how much there is to do."""
+        was, self._status = self._status, status
+        if status.get("state") == "in_progress" and was.get("attempt_id") != status.get("attempt_id"):
+            self.say(describe_size(status))
+        self.say(describe(status, attempts=attempts))
+
+    def final(self, text: str) -> None:
+        """End with a sentence."""
+        self.__exit__()
+        if not self._quiet:
+            typer.echo(text, err=True)
+
+    async def keep_talking(self) -> None:
+        """Repeat what is going on, so that nobody is left silent. Runs until it is cancelled."""
+        while True:
+            await anyio.sleep(REPEAT_SECONDS / 5)
+            if self._spinner is None and time.monotonic() - self._shown_at >= REPEAT_SECONDS:
+                again = describe(self._status) or self._text
+                self._shown_at = time.monotonic()
+                if not self._quiet:
+                    typer.echo(f"{again} ({time.monotonic() - self._began:.0f} s)", err=True)
+
+    def _show(self) -> None:
+        self._shown_at = time.monotonic()
+        if self._spinner is not None:
+            from rich.markup import escape
+
+            self._spinner.update(escape(self._text))
+        elif not self._quiet:
+            typer.echo(self._text, err=True)

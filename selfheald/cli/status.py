@@ -1,0 +1,151 @@
+"""``selfheald status``: what is ready, waiting, building, busy, failed, and why. Reads files alone."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from selfheald.cli.output import ConfigOption, JsonOption, configuration, print_json
+from selfheald.cli.progress import describe
+from selfheald.config import Config, colour_allowed
+from selfheald.workspace import Database, is_under, merge_roots, resolve_database
+
+_COLOURS = {"ready": "green", "failed": "red", "building": "cyan", "busy": "yellow", "waiting": "blue"}
+
+
+def command(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[ROOT or DB]...",
+            help="Roots, workspaces or databases. Default: watch.roots, else here.",
+            show_default=False,
+        ),
+    ] = None,
+    json: JsonOption = False,
+    fail: Annotated[bool, typer.Option("--fail", help="Exit with 1 if any has failed.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Show where each database stands and why. Works with the daemon down.
+
+    Example: selfheald status ~/workspaces
+    """
+    document = survey([str(path) for path in paths or ()], configuration(config))
+    if json:
+        print_json(document)
+    else:
+        _print(document)
+    if fail and document["summary"]["failed"]:
+        raise typer.Exit(1)
+
+
+def survey(paths: Sequence[str], config: Config) -> dict[str, Any]:
+    """The document of ``status --json`` for roots, folders and databases."""
+    from selfheald import watch
+    from selfheald.client import daemon_root
+    from selfheald.presence import daemon_record
+
+    name = config.watch.database
+    files = [resolve_database(path, name) for path in paths if not Path(path).is_dir()]
+    given = [Path(path) for path in paths if Path(path).is_dir()]
+    folders = merge_roots(given if paths else list(config.watch.roots) or [Path.cwd()])
+    found = watch.scan(folders, name, frozenset(config.watch.exclude))
+    databases = sorted({*files, *(Database(path) for path in found.databases | found.requested)})
+    roots = {daemon_root(folder / name) or folder for folder in folders}
+    roots |= {daemon_root(file.path) or file.folder for file in files}
+    entries = [_entry(database) for database in databases]
+    summary = dict.fromkeys(("ready", "waiting", "building", "busy", "failed"), 0)
+    for entry in entries:
+        summary[standing(entry)] += 1
+    daemons = [daemon_record(root) for root in sorted(roots) if not _is_below_another(root, roots)]
+    return {"format": 1, "daemons": daemons, "summary": summary, "databases": entries}
+
+
+def standing(entry: dict[str, Any]) -> str:
+    """Which of the summary's words holds for a database."""
+    status = entry["status"] or {}
+    if entry["ready"]:
+        return "ready"
+    if status.get("state") == "failed":
+        return "failed"
+    if status.get("state") == "in_progress":
+        return "building"
+    return "busy" if status.get("reason") == "busy" else "waiting"
+
+
+def _entry(database: Database) -> dict[str, Any]:
+    from selfheald.locks import held
+    from selfheald.marker import marker_state, read_status
+
+    marker = marker_state(database)
+    status = read_status(database)
+    if status is not None and status.get("state") == "in_progress" and not held(database.lock):
+        # Whoever was at work has been killed: the next start begins anew.
+        status = {**status, "state": "not_started", "reason": None}
+    return {
+        "database": str(database),
+        "workspace": str(database.workspace),
+        "ready": marker == "valid",
+        "marker": marker,
+        "status": status,
+    }
+
+
+def _is_below_another(root: Path, roots: set[Path]) -> bool:
+    return any(root != other and is_under(root, other) for other in roots)
+
+
+def _why(entry: dict[str, Any]) -> str:
+    status = entry["status"] or {}
+    error = status.get("error")
+    if standing(entry) == "ready":
+        return ""
+    if standing(entry) == "failed" and error and not status.get("next_attempt_at"):
+        return f"{error['code']}: {error['message']} → {error['hint']}"
+    if entry["marker"] == "stale" and status.get("state") in (None, "completed"):
+        return "changed since it was last checked"
+    return describe(status) or "not checked yet"
+
+
+def _print(document: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(no_color=not colour_allowed(), highlight=False)
+    for daemon in document["daemons"]:
+        if daemon["state"] == "down":
+            line = f"No daemon watches {daemon['root']} (start one: selfheald run {daemon['root']})"
+        else:
+            line = f"Daemon PID {daemon['pid']} watches {daemon['root']}: {daemon['state']}, {daemon['watcher']}"
+        console.print(Text(line), soft_wrap=True)
+    if not document["databases"]:
+        console.print("No databases here.")
+        return
+    base = os.path.commonpath([entry["workspace"] for entry in document["databases"]])
+    if not console.is_terminal:
+        for entry in document["databases"]:
+            console.print(Text(f"{standing(entry)}\t{entry['database']}\t{_why(entry)}".rstrip()), soft_wrap=True)
+    else:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in ("workspace", "state", "since", "why and what now"):
+            table.add_column(column, overflow="fold")
+        for entry in document["databases"]:
+            word = standing(entry)
+            workspace = os.path.relpath(entry["workspace"], base)
+            table.add_row(Text(workspace), Text(word, _COLOURS[word]), _since(entry), Text(_why(entry)))
+        console.print(table)
+    console.print(", ".join(f"{count} {word}" for word, count in document["summary"].items()))
+
+
+def _since(entry: dict[str, Any]) -> str:
+    status = entry["status"] or {}
+    moment = status.get("completed_at") or status.get("started_at")
+    if not moment:
+        return ""
+    return datetime.datetime.fromisoformat(moment).astimezone().strftime("%m-%d %H:%M")

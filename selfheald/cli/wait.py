@@ -1,0 +1,136 @@
+"""``selfheald wait`` and ``selfheald exec``: until the marker is there."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Annotated, Any
+
+import anyio
+import typer
+
+from selfheald.cli.output import (
+    ConfigOption,
+    DatabaseArgument,
+    JsonOption,
+    TimeoutOption,
+    configuration,
+    exit_code,
+    print_error,
+    print_json,
+)
+from selfheald.cli.progress import Progress, describe_ready
+from selfheald.client import read_record, status_path, wait_until_ready_async
+from selfheald.errors import InitializationError
+from selfheald.workspace import Database, resolve_database
+
+_OrEnsure = Annotated[bool, typer.Option("--or-ensure", help="Where no daemon watches the path, make it ready here.")]
+
+
+def command(
+    db: DatabaseArgument = None,
+    timeout: TimeoutOption = 300.0,
+    or_ensure: _OrEnsure = False,
+    json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Wait until a database is ready, showing the daemon's progress.
+
+    Exit codes: 0 ready, 1 failed, 3 timed out, 4 no daemon watches the path.
+
+    Example: selfheald wait workspace --timeout 120
+    """
+    database = resolve_database(db)
+    document, error = anyio.run(_wait, database, timeout, or_ensure, config)
+    if json:
+        print_json(document)
+    if error is not None:
+        print_error(error)
+        raise typer.Exit(exit_code(error))
+
+
+def exec_command(
+    arguments: Annotated[
+        list[str], typer.Argument(metavar="[DB] -- COMMAND...", help="The database, then the command.")
+    ],
+    timeout: TimeoutOption = 300.0,
+    or_ensure: _OrEnsure = False,
+    config: ConfigOption = None,
+) -> None:
+    """Wait until a database is ready, set DATABASE_PATH, and become COMMAND.
+
+    Exit code: the command's, or wait's. 127 if there is no such command.
+
+    Example: selfheald exec workspace -- python simulate.py
+    """
+    given, command_line = split_command(arguments)
+    database = resolve_database(given)
+    _, error = anyio.run(_wait, database, timeout, or_ensure, config)
+    if error is not None:
+        print_error(error)
+        raise typer.Exit(exit_code(error))
+    environment = {**os.environ, "DATABASE_PATH": str(database)}
+    try:
+        os.execvpe(command_line[0], command_line, environment)
+    except OSError as failure:
+        typer.echo(f"error: cannot run {command_line[0]}: {failure.strerror}", err=True)
+        raise typer.Exit(127 if isinstance(failure, FileNotFoundError) else 126) from None
+
+
+def split_command(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """``[DB] -- COMMAND…`` in its two parts. Click swallows a leading ``--``: then there is no DB."""
+    if "--" in arguments:
+        place = arguments.index("--")
+        before, after = arguments[:place], arguments[place + 1 :]
+        if not after:
+            raise typer.BadParameter("write it as: selfheald exec [DB] -- COMMAND...")
+        if len(before) <= 1:
+            return (before[0] if before else None), after
+    return None, arguments
+
+
+async def _wait(
+    database: Database, timeout: float, or_ensure: bool, config: Any
+) -> tuple[dict[str, Any], InitializationError | None]:
+    """Wait, with progress; the document of ``--json``, and the error if it did not become ready."""
+    began = time.monotonic()
+    seen: set[str | None] = set()
+    error: InitializationError | None = None
+    marker: dict[str, Any] = {}
+    with Progress(f"Waiting for {database}") as progress:
+
+        def on_progress(status: dict[str, Any]) -> None:
+            seen.add(status.get("attempt_id"))
+            progress.on_status(status)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(progress.keep_talking)
+            try:
+                marker = await wait_until_ready_async(database.path, timeout, on_progress)
+            except InitializationError as failure:
+                error = failure
+            group.cancel_scope.cancel()
+        if error is not None and error.code == "no_daemon" and or_ensure:
+            from selfheald.cli.ensure import run_ensure
+
+            left = 0.0 if not timeout else max(1.0, timeout - (time.monotonic() - began))
+            result = await run_ensure(database, configuration(config), left, progress)
+            error = result.error
+            marker = read_record(database.marker) or {}
+        elif error is None:
+            status = read_record(status_path(database.path))
+            made = status is not None and status.get("attempt_id") in seen - {None}
+            progress.final(describe_ready(status, time.monotonic() - began, made=made))
+    status = read_record(status_path(database.path)) or {}
+    outcome = "ready"
+    if error is not None:
+        outcome = {3: "timeout", 4: "no_daemon"}.get(exit_code(error), "failed")
+    return {
+        "format": 1,
+        "database": str(database),
+        "outcome": outcome,
+        "origin": marker.get("origin"),
+        "waited_seconds": round(time.monotonic() - began, 3),
+        "steps": status.get("steps") or [],
+        "error": None if error is None else error.as_dict(),
+    }, error

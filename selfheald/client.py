@@ -1,0 +1,367 @@
+"""Wait until a database is ready: what a simulator calls before it starts.
+
+    from selfheald.client import wait_until_ready
+
+    wait_until_ready("workspace/dbt/simulation.duckdb", timeout=300)
+
+Standard library only, Python 3.9 and later; with ``errors.py`` beside it this file may be copied into a simulator.
+The database is only looked at with ``stat``: opening it, even for a moment, would drop a lock that this very
+process may hold on it (POSIX record locks belong to the process, not to the descriptor).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import json
+import os
+import secrets
+import socket
+import stat as stat_module
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, Generator, Mapping, Optional, Union
+
+from .errors import InitializationError, InitializationTimeoutError, from_dict
+
+Progress = Callable[[Dict[str, Any]], None]
+PathLike = Union[str, "os.PathLike[str]"]
+
+#: Seconds between two looks at marker and status.
+POLL_SECONDS = 0.1
+#: Seconds for which a daemon may be away (a restart) before a waiter gives up on it.
+NO_DAEMON_SECONDS = 5.0
+#: A marker, status or request file larger than this is not ours (bytes).
+MAX_RECORD_BYTES = 1 << 20
+
+
+def wait_until_ready(
+    db: PathLike, timeout: Optional[float] = 300.0, on_progress: Optional[Progress] = None
+) -> Dict[str, Any]:
+    """Block until the database is ready and return its marker.
+
+    ``timeout`` is in seconds; ``None`` or 0 wait for ever. ``on_progress`` is called with the status record whenever
+    it differs from the one before.
+
+    Raises :class:`InitializationTimeoutError` when the time is up, and :class:`InitializationError` (or a subclass)
+    with the daemon's own error as soon as an initialization has failed for good, or with the code ``no_daemon``
+    when no daemon has watched the path for 5 s; a request that nobody took is then removed again.
+    """
+    waiter = _steps(db, timeout, on_progress)
+    while True:
+        try:
+            time.sleep(next(waiter))
+        except StopIteration as done:
+            marker: Dict[str, Any] = done.value
+            return marker
+
+
+async def wait_until_ready_async(
+    db: PathLike, timeout: Optional[float] = 300.0, on_progress: Optional[Progress] = None
+) -> Dict[str, Any]:
+    """As :func:`wait_until_ready`, for asyncio. Cancelling it leaves nothing behind, no thread and no task."""
+    waiter = _steps(db, timeout, on_progress)
+    while True:
+        try:
+            pause = next(waiter)
+        except StopIteration as done:
+            marker: Dict[str, Any] = done.value
+            return marker
+        await asyncio.sleep(pause)
+
+
+def is_ready(db: PathLike) -> bool:
+    """True if the marker is there and tells of the very file that is there, unchanged since."""
+    return valid_marker(Path(os.path.abspath(db))) is not None
+
+
+def valid_marker(database: Path) -> Optional[Dict[str, Any]]:
+    """The database's marker if its whole identity is the file's own, else ``None``."""
+    marker = read_record(marker_path(database))
+    identity = file_identity(database)
+    if marker is None or identity is None or marker.get("state") != "ready":
+        return None
+    recorded = marker.get("database")
+    if not isinstance(recorded, dict):
+        return None
+    return marker if {key: recorded.get(key) for key in identity} == identity else None
+
+
+def file_identity(path: PathLike) -> Optional[Dict[str, Any]]:
+    """Device, inode, size in bytes and times in nanoseconds of a regular file and of its WAL.
+
+    ``None`` if there is no regular file at that path; a symbolic link is not followed.
+    """
+    try:
+        found = os.lstat(path)
+    except (OSError, ValueError):
+        return None
+    if not stat_module.S_ISREG(found.st_mode):
+        return None
+    wal: Optional[Dict[str, int]] = None
+    try:
+        log = os.lstat(os.fspath(path) + ".wal")
+        wal = {"size": log.st_size, "mtime_ns": log.st_mtime_ns, "ctime_ns": log.st_ctime_ns}
+    except (OSError, ValueError):
+        pass
+    return {
+        "device": found.st_dev,
+        "inode": found.st_ino,
+        "size": found.st_size,
+        "mtime_ns": found.st_mtime_ns,
+        "ctime_ns": found.st_ctime_ns,
+        "wal": wal,
+    }
+
+
+def marker_path(database: Path) -> Path:
+    """``D.ready``."""
+    return database.with_name(database.name + ".ready")
+
+
+def status_path(database: Path) -> Path:
+    """``<dir>/.selfheald/<name>.status``."""
+    return database.parent / ".selfheald" / (database.name + ".status")
+
+
+def request_path(database: Path) -> Path:
+    """``<dir>/.selfheald/<name>.request``."""
+    return database.parent / ".selfheald" / (database.name + ".request")
+
+
+def read_record(path: Path) -> Optional[Dict[str, Any]]:
+    """The JSON object in a small regular file; ``None`` for whatever else may be there."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError):
+        return None
+    try:
+        found = os.fstat(handle)
+        if not stat_module.S_ISREG(found.st_mode) or found.st_size > MAX_RECORD_BYTES:
+            return None
+        record = json.loads(os.read(handle, MAX_RECORD_BYTES).decode("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    finally:
+        os.close(handle)
+    return record if isinstance(record, dict) else None
+
+
+def daemon_root(database: Path) -> Optional[Path]:
+    """The nearest folder above the database whose ``.selfheald/daemon.lock`` is held; ``None`` if none is."""
+    real = Path(os.path.realpath(database.parent))
+    for folder in (real, *real.parents):
+        if _is_held(folder / ".selfheald" / "daemon.lock"):
+            return folder
+    return None
+
+
+def drop_request(database: Path) -> str:
+    """Ask the daemon to make this database ready now; the id to wait for.
+
+    The file appears whole and never overwrites one that is there: then the id is that one's. An empty id means that
+    the one that is there names none; it will be taken soon, and one can ask again then.
+    """
+    folder = database.parent / ".selfheald"
+    make_private_folder(folder)
+    path = request_path(database)
+    own = secrets.token_hex(8)
+    record = {
+        "format": 1,
+        "id": own,
+        "requested_at": time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime()),
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+    }
+    temporary = folder / f".{path.name}.{own}"
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            json.dump(record, stream)
+        # The daemon may be another user: it must be able to read the request whatever our umask is.
+        os.chmod(temporary, 0o644 | (os.stat(folder).st_mode & 0o020))
+        for _ in range(5):
+            try:
+                os.link(temporary, path)
+                return own
+            except FileExistsError:
+                there = read_record(path)
+                if there is not None or path.exists():
+                    return str((there or {}).get("id") or "")
+                # Taken between the two looks: ask again.
+        return ""
+    finally:
+        os.unlink(temporary)
+
+
+def make_private_folder(folder: Path) -> bool:
+    """Make a ``.selfheald`` folder with its parent's group, mode and setgid; True if it was not there.
+
+    Raises :class:`InitializationError` with ``unsafe_path`` if something else stands at that path.
+    """
+    try:
+        os.mkdir(folder)
+    except FileExistsError:
+        if not stat_module.S_ISDIR(os.lstat(folder).st_mode):
+            raise InitializationError(f"{folder} is not a folder", code="unsafe_path", path=folder) from None
+        return False
+    parent = os.stat(folder.parent)
+    if os.lstat(folder).st_gid != parent.st_gid:
+        try:
+            os.chown(folder, -1, parent.st_gid)
+        except PermissionError:
+            pass  # not a member of the group; the mode below still lets others of the group in where it can
+    os.chmod(folder, stat_module.S_IMODE(parent.st_mode) & ~stat_module.S_ISVTX)
+    return True
+
+
+def _steps(
+    db: PathLike, timeout: Optional[float], on_progress: Optional[Progress]
+) -> Generator[float, None, Dict[str, Any]]:
+    """The waiting itself: yields the seconds to pause, returns the marker, raises as documented above."""
+    database = Path(os.path.abspath(db))
+    marker = valid_marker(database)
+    if marker is not None:
+        return marker
+    if not database.parent.is_dir():
+        raise InitializationError(
+            f"the folder {database.parent} does not exist",
+            code="config_invalid",
+            path=database.parent,
+            hint="Make the folder, or correct the path (DATABASE_PATH).",
+        )
+    wait = _Wait(database, on_progress)
+    began = time.monotonic()
+    try:
+        while True:
+            marker = wait.look()
+            if marker is not None:
+                return marker
+            waited = time.monotonic() - began
+            if timeout and waited >= timeout:
+                raise InitializationTimeoutError(
+                    f"not ready after {waited:.0f} s: {database}",
+                    timeout_seconds=timeout,
+                    elapsed_seconds=waited,
+                    path=database,
+                    hint="Look why: `selfheald status`. Or wait longer: --timeout.",
+                )
+            yield POLL_SECONDS if not timeout else max(0.001, min(POLL_SECONDS, timeout - waited))
+    except InitializationError as error:
+        if error.code == "no_daemon":
+            wait.withdraw()
+        raise
+
+
+class _Wait:
+    """One waiter's memory: which answer it waits for, and since when no daemon was seen."""
+
+    def __init__(self, database: Path, on_progress: Optional[Progress]) -> None:
+        self.database = database
+        self.on_progress = on_progress
+        self.request_id: Optional[str] = None
+        self.baseline: object = None
+        self.seen: Optional[Dict[str, Any]] = None
+        self.daemon_seen_at = time.monotonic()
+        self.daemon_looked_at = float("-inf")
+        self.taken_at: Optional[float] = None
+        self.made_folder = False
+
+    def look(self) -> Optional[Dict[str, Any]]:
+        """The marker if the database is ready now; raises if it will not become so."""
+        marker = valid_marker(self.database)
+        if marker is None and self.request_id:
+            marker = self._answered()
+        if marker is not None:
+            return marker
+        status = read_record(status_path(self.database))
+        if status is not None and status != self.seen:
+            self.seen = status
+            if self.request_id and self.on_progress is not None:
+                self.on_progress(status)
+        self._judge(status)
+        self._watch_daemon()
+        return None
+
+    def withdraw(self) -> None:
+        """Leave nothing behind that nobody took."""
+        path = request_path(self.database)
+        there = read_record(path)
+        if there is not None and there.get("id") == self.request_id:
+            path.unlink(missing_ok=True)
+        if self.made_folder:
+            try:
+                path.parent.rmdir()
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                    raise
+
+    def _answered(self) -> Optional[Dict[str, Any]]:
+        """The marker that answers our request, also where a simulator has begun to write since."""
+        marker = read_record(marker_path(self.database))
+        if marker is None or marker.get("answers") != self.request_id:
+            return None
+        recorded = marker.get("database")
+        identity = file_identity(self.database)
+        if not isinstance(recorded, dict) or identity is None:
+            return None
+        same = all(recorded.get(key) == identity[key] for key in ("device", "inode"))
+        return marker if same else None
+
+    def _judge(self, status: Optional[Mapping[str, Any]]) -> None:
+        if not self.request_id or status is None:
+            return
+        answers = status.get("answers")
+        if answers not in (self.request_id, self.baseline, None):
+            # A later request has been taken up: ours was merged into it.
+            self.request_id = str(answers)
+        if answers == self.request_id and status.get("state") == "failed" and not status.get("next_attempt_at"):
+            error = status.get("error")
+            raise from_dict(error if isinstance(error, dict) else {"message": "the initialization failed"})
+
+    def _watch_daemon(self) -> None:
+        now = time.monotonic()
+        if now - self.daemon_looked_at >= 0.5 or not self.request_id:
+            self.daemon_looked_at = now
+            if daemon_root(self.database) is not None:
+                self.daemon_seen_at = now
+                self._ask(now)
+        if now - self.daemon_seen_at >= NO_DAEMON_SECONDS:
+            raise InitializationError(
+                f"no daemon watches {self.database}",
+                code="no_daemon",
+                path=self.database,
+                hint="Start one (`selfheald run ROOT`), or make it ready here: `selfheald ensure`.",
+            )
+
+    def _ask(self, now: float) -> None:
+        """Drop a request; and again where one was taken and neither verdict nor progress came of it."""
+        if self.request_id:
+            if request_path(self.database).exists() or (self.seen or {}).get("answers") == self.request_id:
+                self.taken_at = None
+                return
+            self.taken_at = self.taken_at or now
+            if now - self.taken_at < NO_DAEMON_SECONDS:
+                return
+        status = read_record(status_path(self.database))
+        self.baseline = None if status is None else status.get("answers")
+        self.taken_at = None
+        fresh = not request_path(self.database).parent.exists()
+        self.request_id = drop_request(self.database)
+        self.made_folder = self.made_folder or fresh
+
+
+def _is_held(lock_file: Path) -> bool:
+    """True if some process holds a ``flock`` on the file; asking takes a shared one for a moment."""
+    try:
+        handle = os.open(lock_file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (errno.EWOULDBLOCK, errno.EACCES)
+    finally:
+        os.close(handle)
+    return False

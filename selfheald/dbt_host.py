@@ -1,0 +1,157 @@
+"""Runs one job in a child process: dbt, or the publishing, with the configured interpreter.
+
+The child has a session of its own, so that it can be killed with all that it started. Its standard input stays open
+for as long as we live; when it closes, the child kills its own group. So no child outlives its parent, whichever
+thread started it and however the parent ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.abc
+from anyio.streams.buffered import BufferedByteReceiveStream
+
+from selfheald.errors import InitializationError, InitializationTimeoutError
+
+CHILD = Path(__file__).with_name("child")
+#: A single event longer than this is not of the protocol (bytes).
+MAX_EVENT_BYTES = 64 << 20
+#: Seconds that a child that has told its result may take to end (DuckDB writes its checkpoint then).
+EXIT_SECONDS = 30.0
+
+OnEvent = Callable[[dict[str, Any]], None]
+
+
+async def run_job(
+    job: Mapping[str, Any],
+    *,
+    python: str,
+    environment: Mapping[str, str],
+    timeout: float,
+    on_event: OnEvent = lambda event: None,
+    locks: Sequence[int] = (),
+) -> dict[str, Any]:
+    """Run ``job`` (its key ``job`` names the kind) and return the child's result.
+
+    ``timeout`` is in seconds from the start of the child; then, and when this is cancelled, the child's whole group
+    is killed before this returns. ``locks`` are descriptors that the child holds too, so that what they lock stays
+    locked until the last of both is gone.
+
+    Raises :class:`InitializationError` with the child's own error; ``dbt_unavailable`` if the interpreter cannot be
+    started; ``interrupted`` if the child ended without a word; :class:`InitializationTimeoutError`.
+    """
+    log_file = Path(job["log_file"])
+    began = time.monotonic()
+    process = await _start(str(job["job"]), log_file, python, environment, locks)
+    try:
+        with anyio.fail_after(timeout):
+            result = await _converse(process, job, on_event)
+            with anyio.fail_after(EXIT_SECONDS):
+                await process.wait()
+    except TimeoutError:
+        elapsed = time.monotonic() - began
+        raise InitializationTimeoutError(
+            f"the {job['job']} job was killed after {elapsed:.1f} s (limit {timeout:g} s)",
+            timeout_seconds=timeout,
+            elapsed_seconds=elapsed,
+            log=log_file,
+            path=job.get("project_dir"),
+        ) from None
+    finally:
+        with anyio.CancelScope(shield=True):
+            await _end(process)
+    if result.get("event") == "error":
+        raise InitializationError(
+            result["message"],
+            code=result["code"],
+            hint=result.get("hint"),
+            path=result.get("path"),
+            step=result.get("step"),
+            log=log_file,
+        )
+    if result.get("event") != "result":
+        raise _ended_early(process.returncode, log_file, python)
+    return result
+
+
+async def _start(
+    kind: str, log_file: Path, python: str, environment: Mapping[str, str], locks: Sequence[int]
+) -> anyio.abc.Process:
+    try:
+        with log_file.open("ab") as log:
+            return await anyio.open_process(
+                [python, str(CHILD), kind],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=dict(environment),
+                start_new_session=True,
+                pass_fds=tuple(locks),
+            )
+    except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
+        raise InitializationError(
+            f"cannot start {python}: {error.strerror}",
+            code="dbt_unavailable",
+            path=python,
+            hint="Let dbt.python name a Python interpreter with dbt-core and dbt-duckdb.",
+        ) from error
+    except OSError as error:
+        raise InitializationError(
+            f"cannot start a process: {error.strerror}",
+            code="interrupted",
+            hint="The machine is short of processes, memory or descriptors; it is tried again by itself.",
+        ) from error
+
+
+async def _converse(process: anyio.abc.Process, job: Mapping[str, Any], on_event: OnEvent) -> dict[str, Any]:
+    """Send the job, pass its events on, return the last one (empty if there was none)."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    # A child that ended at once has told why, or will be known by its exit code.
+    with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+        await process.stdin.send(json.dumps(dict(job)).encode() + b"\n")
+    lines = BufferedByteReceiveStream(process.stdout)
+    while True:
+        try:
+            line = await lines.receive_until(b"\n", MAX_EVENT_BYTES)
+        except (anyio.EndOfStream, anyio.IncompleteRead, anyio.DelimiterNotFound):
+            return {}
+        event: dict[str, Any] = json.loads(line)
+        if event["event"] in ("result", "error"):
+            return event
+        on_event(event)
+
+
+async def _end(process: anyio.abc.Process) -> None:
+    """Kill what is left of the child's group and reap the child."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()
+    await process.aclose()
+
+
+def _ended_early(returncode: int | None, log_file: Path, python: str) -> InitializationError:
+    if returncode is not None and returncode < 0:
+        name = signal.Signals(-returncode).name
+        return InitializationError(
+            f"the child process was killed by {name}",
+            code="interrupted",
+            log=log_file,
+            hint="If it happens again, look for the kernel's out-of-memory killer (journalctl -k).",
+        )
+    return InitializationError(
+        f"the child process of {python} ended with exit code {returncode} and no result",
+        code="dbt_unavailable",
+        path=python,
+        log=log_file,
+    )

@@ -1,0 +1,160 @@
+"""Errors with a stable code, the path they are about, their cause and their cure.
+
+Standard library only, Python 3.9 and later: a simulator may carry a copy of this file.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Any, Mapping, Optional, Sequence
+
+#: Failures that a later attempt can overcome without anybody's help.
+RETRYABLE = frozenset({"timeout", "disk_full", "locked", "interrupted", "concurrent_initialization"})
+
+#: What to do next, for each code, where nothing more exact is known.
+HINTS: Mapping[str, str] = {
+    "missing_seed_file": "Put the seed's CSV file back into the dbt project, then run `selfheald wait` again.",
+    "seed_invalid": "Mend the seed's CSV file, then run `selfheald wait` again.",
+    "dbt_project_missing": "Set dbt.project_dir to a folder that holds a dbt_project.yml.",
+    "dbt_project_invalid": "Mend the dbt project (`dbt parse` shows the same error), then try again.",
+    "profile_invalid": "Let the profile's `path` read \"{{ env_var('DATABASE_PATH') }}\", then try again.",
+    "selection_empty": "Correct required.select, or tag the models that simulations need.",
+    "dbt_failed": "Mend the model that dbt names, then run `selfheald wait` again.",
+    "dbt_unavailable": "Install dbt-core and dbt-duckdb into the interpreter that dbt.python names.",
+    "timeout": "Raise dbt.timeout if the project needs longer; the log shows what took the time.",
+    "database_corrupt": "Restore it from a back-up, or set it aside: `selfheald repair --quarantine`.",
+    "database_newer": "Upgrade the DuckDB beside selfheald to the version that wrote the file.",
+    "database_encrypted": "selfheald cannot read encrypted databases; decrypt it, or exclude its folder.",
+    "not_a_database": "Move the file away, or give another path.",
+    "schema_mismatch": "Rename or drop the table that differs, or set required.tables to what it really is.",
+    "disk_full": "Free disk space; it is tried again by itself.",
+    "permission_denied": "Give the user that runs selfheald access to the path.",
+    "unsafe_path": "Replace it with a plain file or folder, then try again.",
+    "locked": "Close the connection that holds the database; it goes on by itself.",
+    "concurrent_initialization": "Wait for the other initialization to end.",
+    "verification_failed": "The dbt project made something other than what is required; see the log.",
+    "interrupted": "It is tried again by itself.",
+    "check_crashed": "The file crashed its reader; restore it from a back-up, or replace it.",
+    "config_invalid": "Correct the configuration; `selfheald config validate` checks it.",
+    "no_daemon": "Start the daemon (`selfheald run ROOT`), or run `selfheald ensure`.",
+}
+
+
+class InitializationError(Exception):
+    """A database could not be made ready.
+
+    ``code`` is one of the keys of :data:`HINTS` and never changes its meaning; ``step`` is the step of the
+    initialization that failed (``check_tables``, ``load_seeds``, …); ``path`` is the file to look at;
+    ``log`` the log that tells more; ``missing_tables`` the names of the tables that are still missing.
+    """
+
+    code = "dbt_failed"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        step: Optional[str] = None,
+        missing_tables: Sequence[str] = (),
+        code: Optional[str] = None,
+        hint: Optional[str] = None,
+        path: Optional[object] = None,
+        log: Optional[object] = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.step = step
+        self.missing_tables = list(missing_tables)
+        self.code = code or type(self).code
+        self.hint = hint or HINTS.get(self.code, "")
+        self.path = None if path is None else str(path)
+        self.log = None if log is None else str(log)
+
+    def __reduce__(self) -> Any:
+        return (_restore, (type(self), self.args, self.__dict__))
+
+    @property
+    def retryable(self) -> bool:
+        """True if the daemon tries again by itself."""
+        return self.code in RETRYABLE
+
+    def as_dict(self) -> dict[str, Any]:
+        """The ERROR record of status files and ``--json``."""
+        return {
+            "code": self.code,
+            "message": self.message,
+            "hint": self.hint,
+            "path": self.path,
+            "step": self.step,
+            "log": self.log,
+            "retryable": self.retryable,
+        }
+
+
+class InitializationTimeoutError(InitializationError):
+    """A time limit was reached. Both figures are in seconds."""
+
+    code = "timeout"
+
+    def __init__(
+        self, message: str, *, timeout_seconds: float = 0.0, elapsed_seconds: float = 0.0, **details: Any
+    ) -> None:
+        super().__init__(message, **details)
+        self.timeout_seconds = timeout_seconds
+        self.elapsed_seconds = elapsed_seconds
+
+
+class ConcurrentInitializationError(InitializationError):
+    """Another process initializes the same database; ``lock_file`` is what it holds."""
+
+    code = "concurrent_initialization"
+
+    def __init__(self, message: str, *, lock_file: Optional[object] = None, **details: Any) -> None:
+        details.setdefault("path", lock_file)
+        super().__init__(message, **details)
+        self.lock_file = None if lock_file is None else str(lock_file)
+
+
+class DatabaseCorruptionError(InitializationError):
+    """The database at ``db_path`` is damaged. It was left as it is."""
+
+    code = "database_corrupt"
+
+    def __init__(self, message: str, *, db_path: Optional[object] = None, **details: Any) -> None:
+        details.setdefault("path", db_path)
+        super().__init__(message, **details)
+        self.db_path = None if db_path is None else str(db_path)
+
+
+def from_os_error(error: OSError, path: object, doing: str) -> InitializationError:
+    """What the operating system refused while ``doing`` something with ``path``, as one of our codes."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        code = "disk_full"
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        code = "permission_denied"
+    elif error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO):
+        code = "unsafe_path"
+    else:
+        code = "interrupted"
+    return InitializationError(f"cannot {doing} {path}: {error.strerror}", code=code, path=path)
+
+
+def from_dict(record: Mapping[str, Any]) -> InitializationError:
+    """The error that an ERROR record tells of, in its own class. Missing keys are forgiven."""
+    code = str(record.get("code") or "dbt_failed")
+    message = str(record.get("message") or code)
+    details: dict[str, Any] = {key: record.get(key) for key in ("step", "hint", "path", "log")}
+    if code == "timeout":
+        return InitializationTimeoutError(message, **details)
+    if code == "concurrent_initialization":
+        return ConcurrentInitializationError(message, lock_file=record.get("path"), **details)
+    if code == "database_corrupt":
+        return DatabaseCorruptionError(message, db_path=record.get("path"), **details)
+    return InitializationError(message, code=code, **details)
+
+
+def _restore(kind: type[InitializationError], args: tuple[Any, ...], state: dict[str, Any]) -> InitializationError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error

@@ -1,0 +1,279 @@
+"""The files through which daemon and simulators talk: marker, status, request, history."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import stat
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from selfheald.client import file_identity, read_record, valid_marker
+from selfheald.errors import InitializationError
+from selfheald.initialization_state import (
+    InitializationState,
+    InitializationStep,
+    RequiredTable,
+    StepStatus,
+    TableTier,
+    iso_time,
+    new_steps,
+)
+from selfheald.locks import held
+from selfheald.workspace import Database, ensure_private_folder, remove_file, write_atomically
+
+OnWrite = Callable[[dict[str, Any]], None]
+
+#: Bytes of a history file that are read at most; a longer one is cut from its beginning.
+MAX_HISTORY_BYTES = 4 << 20
+
+
+def installed_version() -> str:
+    """This package's version."""
+    try:
+        return version("selfheald")
+    except PackageNotFoundError:
+        return "0.0.0"
+
+
+def write_marker(
+    database: Database,
+    identity: Mapping[str, Any],
+    required: Sequence[RequiredTable],
+    *,
+    fingerprint: str,
+    origin: str,
+    answers: str | None,
+    checked_at: float,
+    initialized_at: float | None = None,
+) -> bool:
+    """Publish that the file with this identity is ready; False if another file stands there meanwhile.
+
+    The caller has just certified the file. ``origin`` is ``adopted``, ``dbt`` or ``template``. A marker that became
+    untrue while it was written is taken back.
+    """
+    if file_identity(database.path) != dict(identity):
+        return False
+    if initialized_at is None:
+        previous = read_record(database.marker) or {}
+        same_file = (previous.get("database") or {}).get("inode") == identity["inode"]
+        earlier = previous.get("initialized_at") if same_file else None
+        earlier_origin = previous.get("origin") if earlier else None
+    else:
+        earlier, earlier_origin = iso_time(initialized_at), None
+    tiers = {tier.value: sum(table.tier is tier for table in required) for tier in TableTier}
+    record = {
+        "format": 1,
+        "state": "ready",
+        "database": {"name": database.path.name, **identity},
+        "fingerprint": fingerprint,
+        "tables": tiers,
+        "origin": earlier_origin or origin,
+        "answers": answers,
+        "initialized_at": earlier,
+        "checked_at": iso_time(checked_at),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "version": installed_version(),
+    }
+    write_atomically(database.marker, json.dumps(record, indent=1) + "\n", readable_like=database.path)
+    now = file_identity(database.path)
+    if now is None or (now["device"], now["inode"]) != (identity["device"], identity["inode"]):
+        remove_marker(database)
+        return False
+    return True
+
+
+def remove_marker(database: Database) -> bool:
+    """Take the marker away; False if there was none."""
+    return remove_file(database.marker)
+
+
+def marker_state(database: Database) -> str:
+    """``valid``, ``stale`` (there, but not about the file as it is) or ``absent``."""
+    if valid_marker(database.path) is not None:
+        return "valid"
+    return "stale" if os.path.lexists(database.marker) else "absent"
+
+
+class Status:
+    """The status file of one database: keeps the record and writes it whenever something changes."""
+
+    def __init__(self, database: Database, *, answers: str | None = None, on_write: OnWrite | None = None) -> None:
+        self.database = database
+        self.on_write = on_write
+        self.shown = False
+        self._began: dict[str, float] = {}
+        self.steps = new_steps()
+        self.record: dict[str, Any] = {
+            "format": 1,
+            "database": str(database),
+            "state": InitializationState.NOT_STARTED.value,
+            "reason": None,
+            "queue_position": None,
+            "holder": None,
+            "attempt_id": None,
+            "attempt": None,
+            "next_attempt_at": None,
+            "steps": [],
+            "progress": None,
+            "eta_seconds": None,
+            "missing_tables_found": [],
+            "tables_created": [],
+            "answers": answers,
+            "error": None,
+            "started_at": None,
+            "completed_at": None,
+        }
+
+    def write(self, **changes: Any) -> None:
+        """Change keys of the record and write it. Raises :class:`InitializationError` where that is not possible."""
+        unknown = changes.keys() - self.record.keys()
+        if unknown:
+            raise KeyError(f"not in a status record: {sorted(unknown)}")
+        self.record.update(changes)
+        self.record["steps"] = [step.as_dict() for step in self.steps]
+        ensure_private_folder(self.database)
+        text = json.dumps(self.record, indent=1, default=str) + "\n"
+        final = self.record["state"] in ("completed", "failed")
+        write_atomically(self.database.status, text, readable_like=self.database.path, durable=final)
+        if self.on_write is not None:
+            self.on_write(dict(self.record))
+
+    def show(self, **changes: Any) -> None:
+        """As :meth:`write`, unless another process is at work on the database: then the status is its own.
+
+        Nothing is written if nothing would change.
+        """
+        if all(self.record[key] == value for key, value in changes.items()) and self.shown:
+            return
+        if not held(self.database.lock):
+            self.write(**changes)
+            self.shown = True
+
+    def begin(self, name: str) -> InitializationStep:
+        """Note that a step has begun."""
+        step = self.step(name)
+        step.status, step.started_at, step.error_message = StepStatus.RUNNING, time.time(), None
+        self._began[name] = time.monotonic()
+        return step
+
+    def end(self, name: str, error: str | None = None) -> InitializationStep:
+        """Note that a step has completed, or failed with ``error``. One that never began had nothing to do."""
+        step = self.step(name)
+        step.status = StepStatus.FAILED if error else StepStatus.COMPLETED
+        step.error_message = error
+        if name in self._began:
+            step.completed_at = time.time()
+            step.duration_seconds = time.monotonic() - self._began.pop(name)
+        return step
+
+    def running(self) -> str | None:
+        """The step that is running."""
+        return next((step.name for step in self.steps if step.status is StepStatus.RUNNING), None)
+
+    def step(self, name: str) -> InitializationStep:
+        """The step of that name."""
+        return next(step for step in self.steps if step.name == name)
+
+
+def read_status(database: Database) -> dict[str, Any] | None:
+    """The status record, or ``None``."""
+    return read_record(database.status)
+
+
+def take_request(database: Database) -> tuple[bool, str | None]:
+    """Take a waiting request under its private name: ``(there was one, its id)``.
+
+    Called before the check begins; :func:`finish_request` follows when the verdict is on disk. One that was taken
+    before (by a daemon that was killed) counts as waiting still.
+    """
+    taken = database.taken_request
+    try:
+        kind = os.lstat(database.request).st_mode
+    except OSError:
+        kind = 0
+    if kind and not stat.S_ISREG(kind):
+        raise InitializationError(f"{database.request} is not a plain file", code="unsafe_path", path=database.request)
+    if kind:
+        with suppress(FileNotFoundError):
+            database.request.rename(taken)
+    if not taken.exists():
+        return False, None
+    record = read_record(taken) or {}
+    request_id = record.get("id")
+    return True, request_id if isinstance(request_id, str) and request_id else None
+
+
+def finish_request(database: Database) -> None:
+    """Forget the taken request: its verdict is on disk."""
+    remove_file(database.taken_request)
+
+
+def has_request(database: Database) -> bool:
+    """True if a simulator asks for this database, or did so when its daemon was killed."""
+    return os.path.lexists(database.request) or os.path.lexists(database.taken_request)
+
+
+def new_attempt_id(now: float) -> str:
+    """A name for an attempt that sorts by time and is a safe folder name."""
+    return time.strftime("%Y%m%dT%H%M%S", time.gmtime(now)) + f"-{os.urandom(3).hex()}"
+
+
+def append_history(database: Database, entry: Mapping[str, Any], keep: int) -> None:
+    """Add an attempt to the history; the last ``keep`` stay, and their log folders with them."""
+    entries = [*read_history(database), dict(entry)][-keep:]
+    text = "".join(json.dumps(each, default=str) + "\n" for each in entries)
+    write_atomically(database.history, text, readable_like=database.path, durable=False)
+    _prune_logs(database, {str(each.get("attempt_id")) for each in entries})
+
+
+def read_history(database: Database) -> list[dict[str, Any]]:
+    """Past attempts, the oldest first. Lines that are no JSON objects are passed over."""
+    try:
+        handle = os.open(database.history, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return []
+    with os.fdopen(handle, "rb") as stream:
+        found = os.fstat(stream.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            return []
+        stream.seek(max(0, found.st_size - MAX_HISTORY_BYTES))
+        lines = stream.read(MAX_HISTORY_BYTES).splitlines()
+    entries = []
+    for line in lines:
+        with suppress(ValueError):
+            entry = json.loads(line)
+            if isinstance(entry, dict):
+                entries.append(entry)
+    return entries
+
+
+def _prune_logs(database: Database, keep: set[str]) -> None:
+    from shutil import rmtree
+
+    if database.logs.is_symlink() or not database.logs.is_dir():
+        return
+    for folder in database.logs.iterdir():
+        if ATTEMPT_ID.fullmatch(folder.name) and folder.name not in keep and not folder.is_symlink():
+            rmtree(folder, ignore_errors=True)
+
+
+ATTEMPT_ID = re.compile(r"\d{8}T\d{6}-[0-9a-f]{6}")
+
+
+def log_folder(database: Database, attempt_id: str) -> Path:
+    """Make and return the folder of an attempt's logs."""
+    ensure_private_folder(database)
+    folder = database.logs / attempt_id
+    if database.logs.is_symlink():
+        raise InitializationError(f"{database.logs} is a link", code="unsafe_path", path=database.logs)
+    database.logs.mkdir(exist_ok=True)
+    folder.mkdir()
+    return folder

@@ -1,0 +1,259 @@
+"""Obtains the plan: from memory, from the plan cache, or by letting dbt parse the project in a child process."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from selfheald.config import Config, child_environment, render
+from selfheald.dbt_host import run_job
+from selfheald.errors import InitializationError, InitializationTimeoutError
+from selfheald.plan import Plan, make_plan, plan_from_json
+from selfheald.project import Fingerprints
+from selfheald.workspace import Database, write_atomically
+
+#: Seconds for which a fingerprint counts as fresh: so many checks at once look at the project's files only once.
+FRESH_SECONDS = 1.0
+#: Seconds for which a project that dbt refused is not tried again unless it has changed.
+FAILURE_SECONDS = 2.0
+#: Seconds that dbt.vars_command may take.
+VARS_SECONDS = 30.0
+#: Seconds that a parse may take where dbt.timeout is shorter: a project is parsed once, not for each database.
+PARSE_SECONDS = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What dbt is to run with for one database: the part of every job that doesn't depend on the work."""
+
+    project_dir: Path
+    profiles_dir: Path | None
+    python: str
+    variables: Mapping[str, Any]
+    environment: Mapping[str, str]
+
+    def job(self, config: Config) -> dict[str, Any]:
+        """The keys that all dbt jobs share."""
+        return {
+            "project_dir": str(self.project_dir),
+            "profiles_dir": None if self.profiles_dir is None else str(self.profiles_dir),
+            "target": config.dbt.target,
+            "vars": dict(self.variables),
+            "threads": config.dbt.threads,
+        }
+
+
+class Planner:
+    """Keeps the plans of one configuration. Not for use from several threads at once."""
+
+    def __init__(self, config: Config, *, announce: Callable[[str], None] = lambda message: None) -> None:
+        self.config = config
+        self.announce = announce
+        self._folder = config.state_dir / "plans"
+        self._fingerprints = Fingerprints()
+        self._fresh: dict[str, tuple[float, str]] = {}
+        self._plans: dict[str, Plan] = {}
+        self._failures: dict[str, tuple[float, InitializationError]] = {}
+        self._turn = anyio.Lock()
+
+    async def settings_for(self, database: Database) -> Settings:
+        """dbt's settings for this database, placeholders filled in and ``dbt.vars_command`` run."""
+        dbt = self.config.dbt
+        filled = {
+            name: render(getattr(dbt, name), database.workspace, database.path)
+            for name in ("project_dir", "profiles_dir", "vars", "env", "vars_command")
+        }
+        environment = child_environment(filled["env"])
+        variables = dict(filled["vars"])
+        if filled["vars_command"]:
+            variables |= await _ask_for_variables(filled["vars_command"], database, environment)
+        return Settings(filled["project_dir"], filled["profiles_dir"], str(dbt.python), variables, environment)
+
+    async def plan_for(self, database: Database, *, fresh: bool = False) -> Plan:
+        """The plan that holds for this database now.
+
+        ``fresh`` looks at the project's files again, however lately that was done, and gives a project that was
+        refused another try. Raises :class:`InitializationError` as dbt's refusal is classified.
+        """
+        return (await self.plan_and_settings(database, fresh=fresh))[0]
+
+    async def plan_and_settings(self, database: Database, *, fresh: bool = False) -> tuple[Plan, Settings]:
+        """As :meth:`plan_for`, with the settings that the plan was made for."""
+        settings = await self.settings_for(database)
+        async with self._turn:
+            fingerprint = await self._fingerprint(settings, fresh)
+            plan = self._plans.get(fingerprint) or self._kept(fingerprint)
+            if plan is None:
+                plan = await self._parsed(fingerprint, settings, fresh)
+            self._plans[fingerprint] = plan
+        return plan, settings
+
+    def saved_parse(self, plan_fingerprint: str) -> Path:
+        """Where dbt's own parse of that project is kept, so that the next process parses only what changed."""
+        return self._folder / f"{_name(plan_fingerprint)}.msgpack"
+
+    def last_seconds(self) -> float | None:
+        """How long the last initialization with these settings took, in seconds, for an estimate."""
+        try:
+            return float((self._folder / "last_seconds").read_text())
+        except (OSError, ValueError):
+            return None
+
+    def remember_seconds(self, seconds: float) -> None:
+        """Keep a duration for :meth:`last_seconds`."""
+        with suppress(OSError, InitializationError):
+            write_atomically(self._folder / "last_seconds", f"{seconds:.2f}\n", durable=False)
+
+    async def _fingerprint(self, settings: Settings, fresh: bool) -> str:
+        dbt, required = self.config.dbt, self.config.required
+        counts = {
+            "vars": dict(settings.variables),
+            "env": {name: settings.environment[name] for name in sorted(settings.environment) if name in dbt.env},
+            "target": dbt.target,
+            "select": required.select,
+            "tables": [table.model_dump() for table in required.tables],
+            "database": self.config.watch.database,
+        }
+        key = json.dumps([str(settings.project_dir), str(settings.profiles_dir), counts], default=str)
+        known = self._fresh.get(key)
+        if known is not None and not fresh and time.monotonic() - known[0] < FRESH_SECONDS:
+            return known[1]
+
+        def compute() -> str:
+            return self._fingerprints.of(
+                settings.project_dir,
+                profiles_dir=settings.profiles_dir,
+                python=settings.python,
+                settings=counts,
+            )
+
+        fingerprint = await anyio.to_thread.run_sync(compute)
+        self._fresh[key] = (time.monotonic(), fingerprint)
+        return fingerprint
+
+    def _kept(self, fingerprint: str) -> Plan | None:
+        try:
+            plan = plan_from_json(json.loads((self._folder / f"{_name(fingerprint)}.json").read_text()))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return plan if plan.fingerprint == fingerprint else None
+
+    async def _parsed(self, fingerprint: str, settings: Settings, fresh: bool) -> Plan:
+        failed = self._failures.get(fingerprint)
+        if failed is not None and not (fresh and time.monotonic() - failed[0] > FAILURE_SECONDS):
+            raise failed[1]
+        self.announce("Reading the dbt project…")
+        try:
+            with self._scratch() as (folder, keep):
+                log_folder = (self._folder if keep else folder) / "logs"
+                log_folder.mkdir(exist_ok=True)
+                answer = await run_job(
+                    {
+                        "job": "plan",
+                        **settings.job(self.config),
+                        "select": list(self.config.required.select) if not self.config.required.tables else ["*"],
+                        "work_dir": str(folder),
+                        "database": str(folder / self.config.watch.database),
+                        "partial_parse": str(self.saved_parse(fingerprint)) if keep else None,
+                        "log_dir": str(log_folder),
+                        "log_file": str(log_folder / "plan.log"),
+                    },
+                    python=settings.python,
+                    environment=settings.environment,
+                    timeout=max(self.config.dbt.timeout, PARSE_SECONDS),
+                )
+                plan = make_plan(
+                    answer,
+                    fingerprint=fingerprint,
+                    project_dir=str(settings.project_dir),
+                    select=self.config.required.select,
+                    explicit=[table.model_dump() for table in self.config.required.tables],
+                )
+                if keep:
+                    self._keep(plan)
+        except InitializationError as error:
+            if not error.retryable:
+                self._failures[fingerprint] = (time.monotonic(), error)
+            raise
+        self._failures.pop(fingerprint, None)
+        return plan
+
+    @contextmanager
+    def _scratch(self) -> Iterator[tuple[Path, bool]]:
+        """A private folder for a parse, and whether the plan cache can be written."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            folder, keep = Path(tempfile.mkdtemp(prefix="parse-", dir=self._folder)), True
+        except OSError:
+            folder, keep = Path(tempfile.mkdtemp(prefix="selfheald-")), False
+        try:
+            yield folder, keep
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _keep(self, plan: Plan) -> None:
+        """Write the plan to the cache, which holds the latest few."""
+        with suppress(OSError, InitializationError):
+            path = self._folder / f"{_name(plan.fingerprint)}.json"
+            write_atomically(path, json.dumps(plan.to_json()), durable=False)
+            plans = sorted(self._folder.glob("*.json"), key=lambda found: found.stat().st_mtime)
+            for old in plans[:-20]:
+                old.unlink(missing_ok=True)
+                old.with_suffix(".msgpack").unlink(missing_ok=True)
+
+
+async def _ask_for_variables(
+    command: tuple[str, ...], database: Database, environment: Mapping[str, str]
+) -> dict[str, Any]:
+    """Run ``dbt.vars_command`` in the workspace; its standard output is a JSON object of variables."""
+    hint = f"Run it in {database.workspace}: it must print a JSON object within {VARS_SECONDS:g} s."
+    try:
+        with anyio.fail_after(VARS_SECONDS):
+            ran = await anyio.run_process(
+                list(command),
+                cwd=database.workspace,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                check=True,
+                start_new_session=True,
+            )
+        variables = json.loads(ran.stdout)
+    except TimeoutError:
+        raise InitializationTimeoutError(
+            f"dbt.vars_command gave no answer within {VARS_SECONDS:g} s",
+            timeout_seconds=VARS_SECONDS,
+            elapsed_seconds=VARS_SECONDS,
+            path=command[0],
+            hint=hint,
+        ) from None
+    except subprocess.CalledProcessError as error:
+        raise InitializationError(
+            f"dbt.vars_command ended with exit code {error.returncode}",
+            code="config_invalid",
+            path=command[0],
+            hint=hint,
+        ) from error
+    except (OSError, ValueError) as error:
+        raise InitializationError(
+            f"dbt.vars_command: {error}", code="config_invalid", path=command[0], hint=hint
+        ) from error
+    if not isinstance(variables, dict):
+        raise InitializationError(
+            "dbt.vars_command did not print a JSON object", code="config_invalid", path=command[0], hint=hint
+        )
+    return variables
+
+
+def _name(fingerprint: str) -> str:
+    return fingerprint.removeprefix("sha256:")[:32]

@@ -1,0 +1,116 @@
+"""One daemon for each root: who watches a root holds ``<root>/.selfheald/daemon.lock`` and says who it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfheald.client import daemon_root, make_private_folder, read_record
+from selfheald.errors import InitializationError, from_os_error
+from selfheald.initialization_state import iso_time
+from selfheald.locks import DatabaseLock, held
+from selfheald.marker import installed_version
+from selfheald.workspace import PRIVATE_FOLDER, write_atomically
+
+LOCK = "daemon.lock"
+#: Seconds for which a lock may be refused: a client that asks who watches holds it for an instant.
+PATIENCE_SECONDS = 0.5
+
+
+@dataclass(slots=True)
+class Presence:
+    """The roots that this process has claimed."""
+
+    roots: list[Path]
+    started_at: float
+
+    def tell(self, state: str, watcher: str) -> None:
+        """Write to each root's ``daemon.json`` who we are, our state and our watcher's."""
+        for root in self.roots:
+            record = {
+                "format": 1,
+                "root": str(root),
+                "pid": os.getpid(),
+                "host": socket.gethostname(),
+                "version": installed_version(),
+                "state": state,
+                "watcher": watcher,
+                "started_at": iso_time(self.started_at),
+            }
+            try:
+                write_atomically(
+                    root / PRIVATE_FOLDER / "daemon.json", json.dumps(record, indent=1) + "\n", durable=False
+                )
+            except InitializationError:
+                continue  # a root that vanished while we run is told of elsewhere
+
+
+@contextmanager
+def claim(roots: Sequence[Path]) -> Iterator[Presence]:
+    """Hold the roots for as long as the body runs.
+
+    Raises ``config_invalid`` for a root that is no folder, ``permission_denied``, and ``concurrent_initialization``
+    naming the other daemon where one watches the root, or a folder above it, already.
+    """
+    for root in roots:
+        if not root.is_dir():
+            what = "is not a folder" if root.exists() else "does not exist"
+            raise InitializationError(
+                f"the root {root} {what}",
+                code="config_invalid",
+                path=root,
+                hint="Make the folder, or correct watch.roots.",
+            )
+    with ExitStack() as held_locks:
+        for root in roots:
+            held_locks.enter_context(_claimed(root))
+        yield Presence(list(roots), time.time())
+
+
+def daemon_record(root: Path) -> dict[str, Any]:
+    """The daemon of a root as ``status --json`` shows it; its state is ``down`` if nobody holds the lock."""
+    record = read_record(root / PRIVATE_FOLDER / "daemon.json") or {}
+    alive = held(root / PRIVATE_FOLDER / LOCK)
+    return {
+        "root": str(root),
+        "pid": record.get("pid") if alive else None,
+        "host": record.get("host"),
+        "version": record.get("version"),
+        "state": record.get("state", "starting") if alive else "down",
+        "watcher": record.get("watcher") if alive else None,
+    }
+
+
+@contextmanager
+def _claimed(root: Path) -> Iterator[None]:
+    above = daemon_root(root / "x")
+    if above is not None:
+        raise _taken(root, above)
+    try:
+        make_private_folder(root / PRIVATE_FOLDER)
+    except OSError as error:
+        raise from_os_error(error, root / PRIVATE_FOLDER, "make") from error
+    lock = DatabaseLock(root / PRIVATE_FOLDER / LOCK)
+    if not lock.acquire(PATIENCE_SECONDS):
+        raise _taken(root, root)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _taken(root: Path, by: Path) -> InitializationError:
+    other = read_record(by / PRIVATE_FOLDER / "daemon.json") or {}
+    return InitializationError(
+        f"another daemon (PID {other.get('pid', 'unknown')} on {other.get('host', 'unknown')}) watches {by} already",
+        code="concurrent_initialization",
+        path=root,
+        hint=f"Stop it first, or watch another folder than {root}.",
+    )

@@ -1,0 +1,208 @@
+"""Where things are: databases, workspaces, and the files that belong to them; and writing those files safely."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from selfheald.client import make_private_folder, marker_path, request_path, status_path
+from selfheald.errors import InitializationError, from_os_error
+
+DATABASE_NAME = "simulation.duckdb"
+PRIVATE_FOLDER = ".selfheald"
+IGNORE_FILE = ".selfheald-ignore"
+#: Beside a database: the WAL, and what DuckDB 2.0 makes of it while it checkpoints or recovers.
+WAL_SUFFIXES = (".wal", ".wal.checkpoint", ".wal.recovery")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Database:
+    """A database's place, and the places of all files about it. The path is absolute; its folder is a real one."""
+
+    path: Path
+
+    @classmethod
+    def at(cls, path: str | os.PathLike[str]) -> Database:
+        """The database at ``path``: links in its folder's path are resolved, its own name is not followed."""
+        absolute = Path(os.path.abspath(path))
+        return cls(Path(os.path.realpath(absolute.parent)) / absolute.name)
+
+    @property
+    def folder(self) -> Path:
+        return self.path.parent
+
+    @property
+    def private(self) -> Path:
+        """``<dir>/.selfheald``."""
+        return self.folder / PRIVATE_FOLDER
+
+    @property
+    def workspace(self) -> Path:
+        """The folder that the database belongs to: its own, or the one above where that is named ``dbt``."""
+        return self.folder.parent if self.folder.name == "dbt" else self.folder
+
+    @property
+    def marker(self) -> Path:
+        return marker_path(self.path)
+
+    @property
+    def status(self) -> Path:
+        return status_path(self.path)
+
+    @property
+    def request(self) -> Path:
+        return request_path(self.path)
+
+    @property
+    def taken_request(self) -> Path:
+        """The private name that a request has while the daemon works on it."""
+        return self.private / f".{self.path.name}.request.taken"
+
+    @property
+    def lock(self) -> Path:
+        return self.private / f"{self.path.name}.lock"
+
+    @property
+    def history(self) -> Path:
+        return self.private / f"{self.path.name}.history"
+
+    @property
+    def logs(self) -> Path:
+        return self.private / "logs"
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+def get_database_path(environ: Mapping[str, str] | None = None) -> Path:
+    """``$DATABASE_PATH``, else ``dbt/simulation.duckdb``; absolute."""
+    given = (os.environ if environ is None else environ).get("DATABASE_PATH")
+    return Path(os.path.abspath(given or Path("dbt") / DATABASE_NAME))
+
+
+def resolve_database(given: str | os.PathLike[str] | None, name: str = DATABASE_NAME) -> Database:
+    """The database that a user means by a path to a file or a folder, or by nothing (:func:`get_database_path`).
+
+    In a folder it is whichever of ``simulation.duckdb`` and ``dbt/simulation.duckdb`` exists; if neither does, the
+    one in ``dbt/`` where that folder exists. Raises ``config_invalid`` if both exist or the folder doesn't.
+    """
+    path = get_database_path() if given is None else Path(os.path.abspath(given))
+    if path.is_dir():
+        direct, nested = path / name, path / "dbt" / name
+        if os.path.lexists(direct) and os.path.lexists(nested):
+            raise InitializationError(
+                f"{path} has two databases: {direct} and {nested}",
+                code="config_invalid",
+                path=path,
+                hint="Name one of the two files.",
+            )
+        path = direct if os.path.lexists(direct) or not nested.parent.is_dir() else nested
+    if not path.parent.is_dir():
+        raise InitializationError(
+            f"the folder {path.parent} does not exist",
+            code="config_invalid",
+            path=path.parent,
+            hint="Make the folder, or give another path (or DATABASE_PATH).",
+        )
+    return Database.at(path)
+
+
+def is_under(path: Path, root: Path) -> bool:
+    """True if ``path`` is ``root`` or lies below it. Both absolute and normal."""
+    return path == root or root in path.parents
+
+
+def merge_roots(roots: list[Path]) -> list[Path]:
+    """The roots without those that lie in another one, in their order."""
+    real = list(dict.fromkeys(Path(os.path.realpath(root)) for root in roots))
+    return [root for root in real if not any(root != other and is_under(root, other) for other in real)]
+
+
+def ensure_private_folder(database: Database) -> Path:
+    """Make the database's ``.selfheald``; raises ``unsafe_path`` or ``permission_denied``."""
+    try:
+        make_private_folder(database.private)
+    except PermissionError as error:
+        raise InitializationError(
+            f"cannot make {database.private}: {error.strerror}",
+            code="permission_denied",
+            path=database.folder,
+            hint=f"Let this user (uid {os.geteuid()}) write the folder: chgrp and chmod g+rws {database.folder}",
+        ) from error
+    return database.private
+
+
+@contextmanager
+def open_folder(folder: Path) -> Iterator[int]:
+    """A descriptor of a folder that is no symbolic link, so that names in it cannot be redirected."""
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except NotADirectoryError as error:
+        raise InitializationError(f"{folder} is not a folder", code="unsafe_path", path=folder) from error
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def write_atomically(path: Path, text: str, *, readable_like: Path | None = None, durable: bool = True) -> None:
+    """Replace a file as a whole: temporary file in its folder, fsync, rename, fsync of the folder.
+
+    Who may read ``readable_like`` may read the file. Symbolic links are replaced, never followed. ``durable`` False
+    leaves out the fsyncs, for what may be lost with the machine. Raises :class:`InitializationError`.
+    """
+    try:
+        with open_folder(path.parent) as folder:
+            _replace(folder, path.name, text, readable_like, durable)
+    except OSError as error:
+        raise from_os_error(error, path, "write") from error
+
+
+def _replace(folder: int, name: str, text: str, readable_like: Path | None, durable: bool) -> None:
+    mode, group = _audience(readable_like, folder)
+    temporary = f".{name}.{secrets.token_hex(6)}.tmp"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    handle = os.open(temporary, flags, 0o600, dir_fd=folder)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            if os.fstat(stream.fileno()).st_gid != group:
+                with suppress(PermissionError):
+                    os.fchown(stream.fileno(), -1, group)
+            os.fchmod(stream.fileno(), mode)
+            if durable:
+                os.fsync(stream.fileno())
+        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary, dir_fd=folder)
+        raise
+    if durable:
+        os.fsync(folder)
+
+
+def remove_file(path: Path) -> bool:
+    """Remove a file (a link itself, not what it leads to); False if there was none."""
+    try:
+        path.unlink()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def _audience(like: Path | None, folder: int) -> tuple[int, int]:
+    """Mode and group that let those read a new file who can read the one at ``like``, or look into the folder."""
+    of_folder = os.fstat(folder)
+    found = None
+    if like is not None:
+        with suppress(OSError):
+            found = os.lstat(like)
+    if found is None or not stat.S_ISREG(found.st_mode):
+        return 0o600 | (stat.S_IMODE(of_folder.st_mode) & 0o044), of_folder.st_gid
+    return 0o600 | (stat.S_IMODE(found.st_mode) & 0o044), found.st_gid

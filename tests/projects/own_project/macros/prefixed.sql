@@ -1,0 +1,3 @@
+{% macro prefixed(column, prefix) -%}
+    {%- if prefix -%} '{{ prefix }}' || {{ column }} {%- else -%} {{ column }} {%- endif -%}
+{%- endmacro %}
