@@ -51,6 +51,7 @@ class AutoInitializer:
 
     ``db`` is the database's path; ``config`` the configuration (default: as the commands find it). Safe in a process
     that has the database open: whatever must open it is done in child processes, so no lock of the caller's is lost.
+    ``in_process`` spares the one for checks, in a process that never has it open.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class AutoInitializer:
         on_status: OnWrite | None = None,
         announce: Callable[[str], None] = lambda message: None,
         keep_staging: bool = False,
+        in_process: bool = False,
     ) -> None:
         self.database = Database.at(db)
         self.config = config or load_config()
@@ -69,6 +71,7 @@ class AutoInitializer:
         self._on_status = on_status
         self._announce = announce
         self._keep_staging = keep_staging
+        self._read = read_here if in_process else read_apart
 
     def ensure_initialized(self) -> InitializationResult:
         """Make the database ready; blocks for at most ``timeout`` seconds (0: no limit) while others are in the way.
@@ -80,7 +83,7 @@ class AutoInitializer:
 
     async def ensure_initialized_async(self) -> InitializationResult:
         """As :meth:`ensure_initialized`, for an event loop. Cancelling it kills what it started."""
-        tools = Tools(self.config, Planner(self.config, announce=self._announce), read_apart)
+        tools = Tools(self.config, Planner(self.config, announce=self._announce), self._read)
         status = Status(self.database, on_write=self._on_status)
         began, started_at = time.monotonic(), time.time()
 

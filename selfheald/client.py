@@ -21,9 +21,9 @@ import socket
 import stat as stat_module
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Generator, Mapping, Optional, Union
+from typing import Any, Callable, Dict, Generator, List, Mapping, Optional, Union
 
-from .errors import InitializationError, InitializationTimeoutError, from_dict
+from .errors import InitializationError, InitializationTimeoutError, from_dict, from_os_error
 
 Progress = Callable[[Dict[str, Any]], None]
 PathLike = Union[str, "os.PathLike[str]"]
@@ -149,11 +149,21 @@ def read_record(path: Path) -> Optional[Dict[str, Any]]:
 
 
 def daemon_root(database: Path) -> Optional[Path]:
-    """The nearest folder above the database whose ``.selfheald/daemon.lock`` is held; ``None`` if none is."""
+    """The folder above the database that a daemon watches, if it watches this very file; else ``None``.
+
+    It does where ``.selfheald/daemon.lock`` is held, unless a ``.selfheald-ignore`` or a folder that it passes over
+    lies in between, or it looks for files of another name.
+    """
     real = Path(os.path.realpath(database.parent))
+    between: List[str] = []
     for folder in (real, *real.parents):
+        if os.path.lexists(folder / ".selfheald-ignore"):
+            return None
         if _is_held(folder / ".selfheald" / "daemon.lock"):
-            return folder
+            daemon = read_record(folder / ".selfheald" / "daemon.json") or {}
+            passed_over = set(daemon.get("exclude") or ()) & set(between)
+            return None if passed_over or daemon.get("database", database.name) != database.name else folder
+        between.append(folder.name)
     return None
 
 
@@ -162,10 +172,18 @@ def drop_request(database: Path) -> str:
 
     The file appears whole and never overwrites one that is there: then the id is that one's. An empty id means that
     the one that is there names none; it will be taken soon, and one can ask again then.
+
+    Raises :class:`InitializationError` if it cannot be written.
     """
-    folder = database.parent / ".selfheald"
+    try:
+        return _drop(request_path(database))
+    except OSError as error:
+        raise from_os_error(error, request_path(database), "write") from error
+
+
+def _drop(path: Path) -> str:
+    folder = path.parent
     make_private_folder(folder)
-    path = request_path(database)
     own = secrets.token_hex(8)
     record = {
         "format": 1,
@@ -288,7 +306,7 @@ class _Wait:
         """Leave nothing behind that nobody took."""
         path = request_path(self.database)
         there = read_record(path)
-        if there is not None and there.get("id") == self.request_id:
+        if there is not None and self.request_id and there.get("id") == self.request_id:
             path.unlink(missing_ok=True)
         if self.made_folder:
             try:

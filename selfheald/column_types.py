@@ -56,7 +56,7 @@ def canonical_type(text: str) -> str | None:
     parser = _Parser(tokens)
     try:
         spelled = parser.type()
-    except _NotUnderstoodError:
+    except (_NotUnderstoodError, RecursionError):
         return None
     return spelled if parser.at_end else None
 

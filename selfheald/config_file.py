@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import stat
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -87,10 +88,7 @@ def anchor(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             continue
         value = table[key]
         if key == "vars_command":
-            if isinstance(value, list) and value and "/" in str(value[0]):
-                table[key] = [_anchored(value[0], folder), *value[1:]]
-            elif isinstance(value, str) and "/" in value.partition(" ")[0]:
-                table[key] = _anchored(value, folder)
+            table[key] = _anchored_command(value, folder)
         elif key == "python" and isinstance(value, str) and "/" not in value:
             continue
         elif isinstance(value, list):
@@ -108,7 +106,7 @@ def lines_of(text: str, wanted: Iterable[tuple[str | int, ...]]) -> dict[tuple[s
     """
     missing = set(wanted)
     found: dict[tuple[str | int, ...], int] = {}
-    lines = text.split("\n")
+    lines = text.replace("\r\n", "\n").split("\n")
     if len(lines) > MAX_LINES:
         return found
     begins = 1
@@ -142,13 +140,26 @@ def _anchored(value: object, folder: Path) -> object:
     return value if value.startswith(("/", "~", "{")) else str(folder / value)
 
 
+def _anchored_command(value: object, folder: Path) -> object:
+    """A command whose program is joined to ``folder`` if it is a relative path; a bare name is looked up later."""
+    if isinstance(value, str):
+        try:
+            value = shlex.split(value)
+        except ValueError:
+            return value
+    if isinstance(value, list) and value and isinstance(value[0], str) and "/" in value[0]:
+        return [_anchored(value[0], folder), *value[1:]]
+    return value
+
+
 def _candidates(service_folder: str | None) -> list[Path]:
     folders = []
     with suppress(FileNotFoundError):  # the working folder was removed
         folders.append(Path.cwd())
     if service_folder:
         folders.append(Path(service_folder.partition(os.pathsep)[0]))
-    folders.append(platformdirs.user_config_path("selfheald"))
+    with suppress(RuntimeError):  # there is no home folder
+        folders.append(platformdirs.user_config_path("selfheald"))
     folders.append(Path("/etc/selfheald"))
     folders.append(platformdirs.site_config_path("selfheald"))
     paths = [folder / FILE_NAME for folder in folders if folder.is_absolute()]

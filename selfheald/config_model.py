@@ -46,6 +46,12 @@ Blank = BeforeValidator(values.blank_is_none)
 AbsolutePath = Annotated[Path, BeforeValidator(values.absolute_path)]
 TemplatedPath = Annotated[Path, BeforeValidator(values.templated_path)]
 
+Command = Annotated[
+    tuple[Text, ...],
+    BeforeValidator(values.command),
+    WithJsonSchema({"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "string"}]}),
+]
+
 #: Shared by all sections: no key beyond those declared, nothing assigned later.
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
 
@@ -138,7 +144,7 @@ class DbtConfig(BaseModel):
     vars: Annotated[dict[str, Any], BeforeValidator(values.dbt_variables)] = Field(
         default_factory=dict, description="dbt variables. Values may hold {workspace} and {database}."
     )
-    vars_command: Annotated[tuple[Text, ...], BeforeValidator(values.command)] = Field(
+    vars_command: Command = Field(
         default=(),
         description="A command (program and arguments) that prints dbt variables as a JSON object. It may "
         "hold {workspace} and {database}.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import platformdirs
@@ -22,19 +23,23 @@ def own_python() -> Path:
 
 def default_state_dir() -> Path:
     """The platform's state folder; ``/var/lib`` for a user without a home."""
-    return _place(platformdirs.user_state_path("selfheald"), Path("/var/lib/selfheald"))
+    return _place(platformdirs.user_state_path, Path("/var/lib/selfheald"))
 
 
 def default_log_file() -> Path:
     """``selfheald.log`` in the platform's log folder; in ``/var/log`` for a user without a home."""
-    return _place(platformdirs.user_log_path("selfheald"), Path("/var/log/selfheald")) / "selfheald.log"
+    return _place(platformdirs.user_log_path, Path("/var/log/selfheald")) / "selfheald.log"
 
 
 def default_templates_dir() -> Path:
     """``templates`` in the platform's cache folder; in ``/var/cache`` for a user without a home."""
-    return _place(platformdirs.user_cache_path("selfheald"), Path("/var/cache/selfheald")) / "templates"
+    return _place(platformdirs.user_cache_path, Path("/var/cache/selfheald")) / "templates"
 
 
-def _place(found: Path, without_home: Path) -> Path:
-    # Without $HOME and without an entry in the user database, `~` stays as it is.
+def _place(find: Callable[[str], Path], without_home: Path) -> Path:
+    # Without $HOME and without an entry in the user database, some versions of platformdirs raise, others leave `~`.
+    try:
+        found = find("selfheald")
+    except RuntimeError:
+        return without_home
     return found if found.is_absolute() else without_home

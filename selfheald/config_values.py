@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgtp])(i)?)?b", re.IGNORECASE)
-_PERIOD = re.compile(r"\d+ ?(?:hour|day|week|month|year)s?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgtp])(i)?)?b", re.IGNORECASE | re.ASCII)
+_PERIOD = re.compile(r"\d+ ?(?:hour|day|week|month|year)s?", re.IGNORECASE | re.ASCII)
 _TIME_OF_DAY = re.compile(r"(?:[01]\d|2[0-3]):[0-5]\d")
 _PLACEHOLDER = re.compile(r"\{(workspace|database)\}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -48,9 +48,11 @@ def has_placeholder(text: str) -> bool:
 
 
 def number(value: object) -> object:
-    """Anything but true and false, which Python takes for 1 and 0."""
+    """Anything but true and false, which Python takes for 1 and 0, and what is not finite."""
     if isinstance(value, bool):
         raise ValueError("should be a number")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("should be a finite number")
     return value
 
 

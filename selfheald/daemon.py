@@ -1,80 +1,21 @@
-"""The daemon: claim the roots, watch, scan, check, initialize, stop. Its life is :meth:`Daemon.run`."""
+"""The daemon: claim the roots, watch, scan, heal, stop. Its life is :meth:`Daemon.run`."""
 
 from __future__ import annotations
 
-import os
-import random
 import signal
-import time
-from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import anyio
-import anyio.abc
-import anyio.to_thread
 
-from selfheald import decision, watch
-from selfheald.agenda import Agenda
-from selfheald.backlog import Backlog
-from selfheald.client import file_identity, valid_marker
+from selfheald.caretaker import Caretaker
 from selfheald.config import Config
-from selfheald.decision import Decision
-from selfheald.errors import ConcurrentInitializationError, InitializationError
-from selfheald.initialization import (
-    BusyError,
-    Inspection,
-    StartOverError,
-    Tools,
-    adopt,
-    initialize,
-    inspect,
-    is_fresh,
-)
-from selfheald.initialization_state import InitializationState, iso_time
-from selfheald.locks import DatabaseLock, Holder
 from selfheald.log import event_log
-from selfheald.marker import Status, finish_request, has_request, read_status, remove_marker, take_request
-from selfheald.planner import Planner
+from selfheald.lookout import Lookout
 from selfheald.presence import Presence, claim
-from selfheald.retry import RetryPolicy
-from selfheald.staging import clean_leftovers, has_leftovers
-from selfheald.table_checker import Reading, read_database
-from selfheald.watch import Hints, Watcher
-from selfheald.workspace import Database, merge_roots
+from selfheald.workspace import merge_roots
 
-#: Worker threads for checks; each keeps one connection.
-CHECK_THREADS = 4
-#: Seconds between two looks at a database that somebody holds: doubled from the first to the second.
-BUSY_SECONDS = (0.25, 2.0)
-#: Seconds within which a new watch must have proved itself, and one that has run for long.
-PROOF_SECONDS = 10.0
-#: Seconds before a watch that ended is made again: doubled from the first to the second.
-WATCH_PAUSE_SECONDS = (0.5, 30.0)
-
-
-@dataclass(slots=True, eq=False)
-class Case:
-    """What the daemon remembers of one database. Times are of the event loop's clock."""
-
-    database: Database
-    status: Status
-    first_hint: float | None = None
-    checked_at: float = float("-inf")
-    checking: bool = False
-    initializing: bool = False
-    dirty: bool = False
-    requested: bool = False
-    attempt: int = 0
-    not_before: float = float("-inf")
-    empty_since: float | None = None
-    busy_pause: float = BUSY_SECONDS[0]
-    busy_logged: bool = False
-    ready_identity: dict[str, Any] | None = None
-    refused: tuple[Any, ...] | None = None
-    cleaned: bool = False
+#: Worker threads for checks and scans; each keeps one connection.
+THREADS = 4
 
 
 async def serve(config: Config) -> None:
@@ -88,531 +29,83 @@ class Daemon:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.roots = merge_roots(list(config.watch.roots))
-        self._exclude = frozenset(config.watch.exclude)
-        self._threads = anyio.CapacityLimiter(CHECK_THREADS)
-        self._tools = Tools(config, Planner(config, announce=_announce), self._read)
-        self._retry = RetryPolicy(config.retry.attempts, config.retry.base, config.retry.max)
-        self._cases: dict[Path, Case] = {}
-        self._agenda: Agenda[Case] = Agenda()
-        self._agenda_changed = anyio.Event()
-        self._backlog: Backlog[Case] = Backlog()
-        self._backlog_changed = anyio.Event()
-        self._stopping = False
-        self._watcher: Watcher | None = None
-        self._watcher_state = "degraded"
-        self._watch_scope = anyio.CancelScope()
+        threads = anyio.CapacityLimiter(THREADS)
+        self._caretaker = Caretaker(config, threads)
+        self._lookout = Lookout(
+            config,
+            self.roots,
+            threads,
+            on_database=self._on_database,
+            known=self._caretaker.ready_identities,
+            on_state=self._tell,
+            before_watch=self._renew_claims,
+        )
+        self._intake = anyio.CancelScope()
         self._state = "starting"
         self._presence: Presence | None = None
-        self._fingerprint: str | None = None
 
     async def run(self) -> None:
         """Live: claim, watch, scan, READY, heal; stop at the first signal, at once at the second.
 
         Raises :class:`InitializationError` if a root cannot be claimed.
         """
-        with claim(self.roots) as presence:
+        with claim(self.roots, self.config.watch.database, self.config.watch.exclude) as presence:
             self._presence = presence
             self._tell("starting")
             async with anyio.create_task_group() as life:
                 life.start_soon(self._listen_to_signals, life.cancel_scope)
                 async with anyio.create_task_group() as work:
-                    work.start_soon(self._heal)
-                    async with anyio.create_task_group() as self._intake:
-                        await self._intake.start(self._keep_watch)
-                        await self._scan(self.roots, first=True)
-                        self._tell("ready")
-                        event_log(
-                            "daemon_ready",
-                            f"ready: watching {', '.join(map(str, self.roots))} ({self._watcher_state}), "
-                            f"{len(self._cases)} databases found",
-                        )
-                        self._intake.start_soon(self._dispatch)
-                        self._intake.start_soon(self._rescan)
-                    self._backlog_changed.set()
+                    work.start_soon(self._caretaker.heal)
+                    with self._intake:
+                        await self._take_in()
+                    self._caretaker.stop()
                 life.cancel_scope.cancel()
             self._tell("stopping")
         event_log("daemon_stopped", "stopped")
 
-    # Stopping
+    async def _take_in(self) -> None:
+        """See what there is and what happens, and check it, until a signal ends this."""
+        async with anyio.create_task_group() as intake:
+            await intake.start(self._lookout.keep_watch)
+            await self._lookout.scan(self.roots)
+            intake.start_soon(self._caretaker.check_what_is_due)
+            intake.start_soon(self._rescan)
+            self._tell("ready")
+            roots = ", ".join(map(str, self.roots))
+            found = f"{len(self._caretaker)} databases found"
+            event_log("daemon_ready", f"ready: watching {roots} ({self._lookout.state}), {found}")
+
+    async def _rescan(self) -> None:
+        """Every ``watch.rescan`` seconds the truth, whatever events were lost."""
+        while True:
+            await anyio.sleep(self.config.watch.rescan)
+            await self._lookout.rescan()
+            await self._caretaker.follow_project()
 
     async def _listen_to_signals(self, life: anyio.CancelScope) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async for received in signals:
-                if self._stopping:
+                if self._state == "stopping":
                     event_log("daemon_stopping", f"{received.name} again: stopping at once", "WARNING")
                     life.cancel()
                     return
-                self._stopping = True
                 self._tell("stopping")
-                running = [case for case in self._cases.values() if case.initializing]
                 grace = self.config.shutdown.grace
-                what = f"; a running initialization has {grace:g} s to end" if running else ""
+                what = f"; a running initialization has {grace:g} s to end" if self._caretaker.is_initializing() else ""
                 event_log("daemon_stopping", f"{received.name}: stopping{what}")
-                self._intake.cancel_scope.cancel()
+                self._intake.cancel()
                 life.deadline = anyio.current_time() + grace
 
-    # Seeing
+    def _on_database(self, path: Path, quiet: bool) -> None:
+        if self._lookout.root_of(path) is not None:
+            self._caretaker.hint(path, quiet)
 
-    async def _keep_watch(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        """Keep one watch over all roots alive; ``started`` once it stands, or is known not to."""
-        pause, first = WATCH_PAUSE_SECONDS[0], True
-        while True:
-            began = anyio.current_time()
-            roots = [root for root in self.roots if root.is_dir()]
-            watcher = Watcher(roots, self.config.watch.database, self._exclude, polling=self._must_poll())
-            try:
-                async with anyio.create_task_group() as group:
-                    self._watch_scope = group.cancel_scope
-                    group.start_soon(self._follow, watcher)
-                    dead = await watcher.prove(PROOF_SECONDS)
-                    self._watcher = watcher
-                    sound = not dead and len(roots) == len(self.roots)
-                    self._set_watcher("polling" if watcher.polling else "native", sound=sound)
-                    if first:
-                        task_status.started()
-                        first = False
-                    else:
-                        await self._scan(self.roots)
-                reason = "it was ended to be made again"
-            except Exception as error:  # noqa: BLE001 - whatever it was: the watch is made again, and a scan makes up for it
-                reason = str(_only_error(error))
-            self._watcher = None
-            self._set_watcher("degraded", sound=False)
-            event_log("watch_ended", f"the watch ended ({reason}); it is made again", "WARNING")
-            await self._scan(self.roots)
-            if first:
-                task_status.started()
-                first = False
-            if anyio.current_time() - began > 60:
-                pause = WATCH_PAUSE_SECONDS[0]
-            await anyio.sleep(pause)
-            pause = min(pause * 2, WATCH_PAUSE_SECONDS[1])
-
-    async def _follow(self, watcher: Watcher) -> None:
-        async for hints in watcher.hints():
-            await self._take(hints)
-        raise RuntimeError("no more events")
-
-    async def _take(self, hints: Hints) -> None:
-        for path in hints.databases:
-            self._hint(path)
-        if hints.folders:
-            await self._scan(hints.folders)
-
-    def _must_poll(self) -> bool:
-        if self.config.watch.mode == "auto":
-            remote = watch.must_poll(self.roots)
-            if remote is not None:
-                event_log("watch_polling", f"{remote} is on a network file system: polling")
-            return remote is not None
-        return self.config.watch.mode == "polling"
-
-    def _set_watcher(self, state: str, *, sound: bool) -> None:
-        state = state if sound else "degraded"
-        if state != self._watcher_state:
-            self._watcher_state = state
-            self._tell(self._state)
-
-    async def _rescan(self) -> None:
-        """Every ``watch.rescan`` seconds: the truth, whatever events were lost, and a proof that the watch lives."""
-        while True:
-            await anyio.sleep(self.config.watch.rescan)
-            await self._scan(self.roots)
-            await self._follow_project()
-            watcher = self._watcher
-            if watcher is not None and (await watcher.prove(PROOF_SECONDS) or watcher.roots != self.roots):
-                self._watch_scope.cancel()
-
-    async def _follow_project(self) -> None:
-        """Look at every database again if the dbt project has changed."""
-        sample = next(iter(self._cases.values()), None)
-        if sample is None:
-            return
-        try:
-            plan = await self._tools.planner.plan_for(sample.database, fresh=True)
-        except InitializationError:
-            return
-        if plan.fingerprint != self._fingerprint:
-            changed, self._fingerprint = self._fingerprint is not None, plan.fingerprint
-            for case in self._cases.values() if changed else ():
-                case.refused = None
-                self._schedule(case, 0)
-
-    async def _scan(self, folders: Iterable[Path], *, first: bool = False) -> None:
-        """Walk the folders, and look at what is new or not as it was when it was last ready."""
-        look = partial(watch.scan, list(folders), self.config.watch.database, self._exclude)
-        found = await anyio.to_thread.run_sync(look, limiter=self._threads)
-        for folder in found.unreadable:
-            event_log("folder_unreadable", f"cannot read {folder}: what is in it is not watched", "WARNING")
-        known = {path: case.ready_identity for path, case in self._cases.items()}
-
-        def changed() -> list[Path]:
-            return [
-                path
-                for path in found.databases
-                if known.get(path) is None or file_identity(path) != known[path] or not _has_marker(path)
-            ]
-
-        for path in await anyio.to_thread.run_sync(changed, limiter=self._threads):
-            case = self._cases.get(path)
-            if case is None or case.refused is None or case.ready_identity is not None:
-                self._hint(path, settle=0.0)
-            else:
-                self._hint(path)
-        for path in found.requested:
-            self._hint(path, settle=0.0)
-
-    def _hint(self, path: Path, *, settle: float | None = None) -> None:
-        """Something may have happened to this database: check it once it is quiet."""
-        case = self._cases.get(path)
-        if case is None:
-            root = next((root for root in self.roots if watch.is_watched(path, [root], self._exclude)), None)
-            if root is None or watch.is_ignored(path.parent, root):
-                return
-            database = Database(path)
-            case = self._cases[path] = Case(database, Status(database))
-        self._schedule(case, self.config.watch.settle if settle is None or case.ready_identity else settle)
-
-    def _schedule(self, case: Case, settle: float) -> None:
-        if case.checking or case.initializing:
-            case.dirty = True
-            return
-        now = anyio.current_time()
-        if has_request(case.database) and not case.requested:
-            self._put(case, now)
-            return
-        case.first_hint = case.first_hint or now
-        # A database that is never quiet is looked at all the same.
-        longest = case.first_hint + max(5 * settle, self.config.watch.min_interval)
-        self._put(case, max(min(now + settle, longest), case.checked_at + self.config.watch.min_interval))
-
-    def _put(self, case: Case, due: float) -> None:
-        self._agenda.put(case, due)
-        self._agenda_changed.set()
-
-    # Checking
-
-    async def _dispatch(self) -> None:
-        """Start the checks that are due, a few at a time."""
-        slots = anyio.Semaphore(2 * CHECK_THREADS)
-        async with anyio.create_task_group() as checks:
-            while True:
-                await slots.acquire()
-                case = await self._next_due()
-                if case.initializing:
-                    case.dirty = True
-                    slots.release()
-                    continue
-                case.checking = True
-                checks.start_soon(self._check_safely, case, slots)
-
-    async def _next_due(self) -> Case:
-        while True:
-            case = self._agenda.pop(anyio.current_time())
-            if case is not None:
-                return case
-            self._agenda_changed = anyio.Event()
-            due = self._agenda.next_due()
-            with anyio.move_on_after(float("inf") if due is None else due - anyio.current_time()):
-                await self._agenda_changed.wait()
-
-    async def _check_safely(self, case: Case, slots: anyio.Semaphore) -> None:
-        """The boundary of one check: whatever goes wrong in it is this database's trouble alone."""
-        try:
-            await self._check(case)
-        except InitializationError as error:
-            self._refuse(case, error)
-        except Exception as error:  # noqa: BLE001 - one bad workspace never stops the daemon
-            event_log("check_error", f"unexpected: {error!r}", "ERROR", database=str(case.database), exception=error)
-        finally:
-            case.checking = False
-            case.checked_at = anyio.current_time()
-            case.first_hint = None
-            slots.release()
-        if case.dirty:
-            case.dirty = False
-            self._schedule(case, self.config.watch.settle)
-
-    async def _check(self, case: Case) -> None:
-        database = case.database
-        there, request_id = take_request(database)
-        if there and (not case.requested or case.status.record["answers"] != request_id):
-            case.requested, case.attempt, case.not_before, case.refused = True, 0, float("-inf"), None
-            case.status = Status(database, answers=request_id)
-            event_log("request", "a simulator asks for it", "DEBUG", database=str(database))
-        if not case.cleaned:
-            self._clean(case)
-        if case.not_before > anyio.current_time():
-            self._put(case, case.not_before)
-            return
-        if not os.path.lexists(database.path) and not case.requested:
-            remove_marker(database)
-            self._cases.pop(database.path, None)
-            return
-        try:
-            plan = await self._tools.planner.plan_for(database, fresh=there)
-        except InitializationError:
-            if not case.requested and valid_marker(database.path) is not None:
-                return  # what is ready stays so while somebody mends the project
-            raise
-        self._fingerprint = self._fingerprint or plan.fingerprint
-        if not case.requested and is_fresh(database, plan):
-            self._now_ready(case, file_identity(database.path))
-            return
-        found = await inspect(self._tools, database)
-        await self._act(case, found)
-
-    async def _act(self, case: Case, found: Inspection) -> None:
-        database, check = case.database, found.check
-        if not check.complete:
-            case.ready_identity = None
-            if remove_marker(database):
-                event_log("marker_removed", "no longer ready", database=str(database))
-        if found.reading.empty and check.error is None and self._is_fresh_zero_byte(case):
-            return
-        wanted = decision.decide(check, requested=case.requested, heal=self.config.watch.heal)
-        if wanted is Decision.LOOK_AGAIN or wanted is Decision.WAIT:
-            self._busy(case, found.reading.holder)
-        elif wanted is Decision.ADOPT:
-            self._adopt(case, found)
-        elif wanted is Decision.FORGET:
-            self._cases.pop(database.path, None)
-        elif wanted is Decision.FAIL:
-            assert check.error is not None
-            raise check.error
-        elif wanted is Decision.LEAVE and case.requested:
-            raise InitializationError(
-                "tables are missing, and this daemon only observes (watch.heal)",
-                code="config_invalid",
-                hint="Run `selfheald ensure`, or set watch.heal to found.",
-                path=database,
-            )
-        elif wanted is Decision.INITIALIZE and (case.requested or case.refused != _refusal(found)):
-            self._enqueue(case)
-
-    def _adopt(self, case: Case, found: Inspection) -> None:
-        if not adopt(case.database, found, answers=case.status.record["answers"]):
-            self._put(case, anyio.current_time() + BUSY_SECONDS[0])
-            return
-        event_log("adopted", "ready: all tables are there", database=str(case.database))
-        status = read_status(case.database)
-        if status is not None and status.get("state") != InitializationState.COMPLETED.value:
-            # The marker is on disk: a status that says otherwise is put right.
-            case.status.show(
-                state=InitializationState.COMPLETED.value,
-                reason=None,
-                queue_position=None,
-                holder=None,
-                error=None,
-                next_attempt_at=None,
-                completed_at=iso_time(time.time()),
-            )
-        self._now_ready(case, found.reading.identity)
-
-    def _is_fresh_zero_byte(self, case: Case) -> bool:
-        """True while a zero-byte file may be one that its creator has just begun."""
-        now = anyio.current_time()
-        case.empty_since = case.empty_since or now
-        if now - case.empty_since >= self.config.watch.settle:
-            case.empty_since = None
-            return False
-        self._put(case, case.empty_since + self.config.watch.settle)
-        return True
-
-    def _busy(self, case: Case, holder: Holder | None) -> None:
-        """Somebody is at work on it: look again soon; say so once in the log, and in the status if one waits."""
-        if not case.busy_logged:
-            case.busy_logged = True
-            who = "somebody is writing to it" if holder is None else f"PID {holder.pid} ({holder.command}) holds it"
-            event_log("busy", f"busy: {who}", database=str(case.database))
-        if case.requested or not os.path.lexists(case.database.marker):
-            case.status.show(
-                state=InitializationState.NOT_STARTED.value,
-                reason="busy",
-                queue_position=None,
-                holder=None if holder is None else holder.as_dict(),
-            )
-        self._put(case, anyio.current_time() + case.busy_pause)
-        case.busy_pause = min(case.busy_pause * 2, BUSY_SECONDS[1])
-
-    def _no_longer_busy(self, case: Case) -> None:
-        case.busy_pause = BUSY_SECONDS[0]
-        if case.busy_logged:
-            case.busy_logged = False
-            event_log("no_longer_busy", "no longer busy", database=str(case.database))
-
-    def _now_ready(self, case: Case, identity: dict[str, Any] | None) -> None:
-        self._no_longer_busy(case)
-        finish_request(case.database)
-        case.status = Status(case.database)
-        case.ready_identity = identity
-        case.requested, case.attempt, case.refused = False, 0, None
-        case.not_before = float("-inf")
-
-    def _refuse(self, case: Case, error: InitializationError) -> None:
-        """A check ended in an error: tell once, and answer whoever asked."""
-        key = (error.code, error.message, *_identity_key(file_identity(case.database.path)))
-        if case.refused == key and not case.requested:
-            return
-        case.refused = key
-        error.step = error.step or "check_tables"
-        error.path = error.path or str(case.database)
-        case.status.end(error.step, error.message)
-        event_log(
-            "check_failed",
-            f"{error.code}: {error.message}",
-            "ERROR",
-            database=str(case.database),
-            error_code=error.code,
-        )
-        try:
-            case.status.show(
-                state=InitializationState.FAILED.value,
-                reason="needs_person",
-                queue_position=None,
-                holder=None,
-                next_attempt_at=None,
-                error=error.as_dict(),
-                completed_at=iso_time(time.time()),
-            )
-        except InitializationError as unwritten:
-            event_log("status_not_written", unwritten.message, "ERROR", database=str(case.database))
-        self._close_request(case)
-
-    def _close_request(self, case: Case) -> None:
-        """The verdict is on disk."""
-        finish_request(case.database)
-        case.requested, case.attempt = False, 0
-        case.status = Status(case.database)
-
-    def _clean(self, case: Case) -> None:
-        """Once after the start: remove what a killed initialization left, if nobody is at work there now."""
-        case.cleaned = True
-        if has_leftovers(case.database):
-            lock = DatabaseLock(case.database.lock)
-            if lock.acquire():
-                try:
-                    for leftover in clean_leftovers(case.database):
-                        event_log("leftover_removed", f"removed {leftover.name}", database=str(case.database))
-                finally:
-                    lock.release()
-
-    async def _read(self, path: Path) -> Reading:
-        return await anyio.to_thread.run_sync(read_database, path, limiter=self._threads)
-
-    # Healing
-
-    def _enqueue(self, case: Case) -> None:
-        self._no_longer_busy(case)
-        if case.initializing:
-            case.dirty = True
-        elif self._backlog.add(case, requested=case.requested):
-            position = self._backlog.position(case)
-            event_log("queued", f"queued: {position} before it", "DEBUG", database=str(case.database))
-            case.status.show(
-                state=InitializationState.NOT_STARTED.value,
-                reason="queued",
-                queue_position=position,
-                holder=None,
-            )
-            self._backlog_changed.set()
-
-    async def _heal(self) -> None:
-        """Initialize what is queued, one at a time, until the daemon stops."""
-        while not self._stopping:
-            case = self._backlog.pop()
-            if case is None:
-                self._backlog_changed = anyio.Event()
-                await self._backlog_changed.wait()
-                continue
-            self._show_positions()
-            case.initializing = True
-            try:
-                await self._initialize(case)
-            except Exception as error:  # noqa: BLE001 - one bad workspace never stops the daemon
-                event_log(
-                    "initialization_error",
-                    f"unexpected: {error!r}",
-                    "ERROR",
-                    database=str(case.database),
-                    exception=error,
-                )
-                self._put(case, anyio.current_time() + self._retry.base)
-            finally:
-                case.initializing = False
-            if case.dirty:
-                case.dirty = False
-                self._schedule(case, self.config.watch.settle)
-
-    def _show_positions(self) -> None:
-        """Tell those who wait how many are before them."""
-        for position, case in enumerate(self._backlog):
-            if not case.requested:
-                break
-            case.status.show(queue_position=position)
-
-    async def _initialize(self, case: Case) -> None:
-        database = case.database
-        case.attempt += 1
-        pause: float | None = None
-
-        def retry(error: InitializationError) -> float | None:
-            nonlocal pause
-            pause = self._retry.pause(error.code, case.attempt, random.random())
-            return pause
-
-        try:
-            result = await initialize(
-                self._tools,
-                database,
-                case.status,
-                trigger="retry" if case.attempt > 1 else "request" if case.requested else "event",
-                attempt=case.attempt,
-                retry=retry,
-            )
-        except BusyError as busy:
-            case.attempt -= 1
-            self._busy(case, busy.holder)
-            return
-        except (ConcurrentInitializationError, StartOverError):
-            case.attempt -= 1
-            self._put(case, anyio.current_time() + BUSY_SECONDS[0])
-            return
-        if result.success:
-            self._now_ready(case, file_identity(database.path))
-        elif pause is not None:
-            case.not_before = anyio.current_time() + pause
-            case.status = Status(database, answers=case.status.record["answers"])
-            self._put(case, case.not_before)
-        else:
-            found = await inspect(self._tools, database)
-            case.refused = _refusal(found)
-            self._close_request(case)
-
-    def _tell(self, state: str) -> None:
-        self._state = state
+    def _renew_claims(self) -> None:
         if self._presence is not None:
-            self._presence.tell(state, self._watcher_state)
+            self._presence.renew()
 
-
-def _refusal(found: Inspection) -> tuple[Any, ...]:
-    """What must change before a refused database is tried again by itself."""
-    return (found.plan.fingerprint, *_identity_key(found.reading.identity))
-
-
-def _identity_key(identity: dict[str, Any] | None) -> tuple[Any, ...]:
-    return () if identity is None else (identity["inode"], identity["size"], identity["mtime_ns"])
-
-
-def _has_marker(path: Path) -> bool:
-    return os.path.lexists(f"{path}.ready")
-
-
-def _only_error(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
-
-
-def _announce(message: str) -> None:
-    event_log("plan", message)
+    def _tell(self, state: str | None = None) -> None:
+        """Write to each root who we are and how we are."""
+        self._state = state or self._state
+        if self._presence is not None:
+            self._presence.tell(self._state, self._lookout.state)

@@ -7,6 +7,7 @@ thread started it and however the parent ended.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -21,13 +22,16 @@ import anyio
 import anyio.abc
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from selfheald.errors import InitializationError, InitializationTimeoutError
+from selfheald.errors import InitializationError, InitializationTimeoutError, from_os_error
 
 CHILD = Path(__file__).with_name("child")
 #: A single event longer than this is not of the protocol (bytes).
 MAX_EVENT_BYTES = 64 << 20
 #: Seconds that a child that has told its result may take to end (DuckDB writes its checkpoint then).
 EXIT_SECONDS = 30.0
+
+#: What starting a process may lack for a while.
+_EXHAUSTED = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
 
 OnEvent = Callable[[dict[str, Any]], None]
 
@@ -88,7 +92,11 @@ async def _start(
     kind: str, log_file: Path, python: str, environment: Mapping[str, str], locks: Sequence[int]
 ) -> anyio.abc.Process:
     try:
-        with log_file.open("ab") as log:
+        log = log_file.open("ab")
+    except OSError as error:
+        raise from_os_error(error, log_file, "write") from error
+    with log:
+        try:
             return await anyio.open_process(
                 [python, str(CHILD), kind],
                 stdin=subprocess.PIPE,
@@ -98,19 +106,19 @@ async def _start(
                 start_new_session=True,
                 pass_fds=tuple(locks),
             )
-    except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
-        raise InitializationError(
-            f"cannot start {python}: {error.strerror}",
-            code="dbt_unavailable",
-            path=python,
-            hint="Let dbt.python name a Python interpreter with dbt-core and dbt-duckdb.",
-        ) from error
-    except OSError as error:
-        raise InitializationError(
-            f"cannot start a process: {error.strerror}",
-            code="interrupted",
-            hint="The machine is short of processes, memory or descriptors; it is tried again by itself.",
-        ) from error
+        except OSError as error:
+            if error.errno in _EXHAUSTED:
+                raise InitializationError(
+                    f"cannot start a process: {error.strerror}",
+                    code="interrupted",
+                    hint="The machine is short of processes, memory or descriptors; it is tried again by itself.",
+                ) from error
+            raise InitializationError(
+                f"cannot start {python}: {error.strerror}",
+                code="dbt_unavailable",
+                path=python,
+                hint="Let dbt.python name a Python interpreter with dbt-core and dbt-duckdb.",
+            ) from error
 
 
 async def _converse(process: anyio.abc.Process, job: Mapping[str, Any], on_event: OnEvent) -> dict[str, Any]:
@@ -126,10 +134,20 @@ async def _converse(process: anyio.abc.Process, job: Mapping[str, Any], on_event
             line = await lines.receive_until(b"\n", MAX_EVENT_BYTES)
         except (anyio.EndOfStream, anyio.IncompleteRead, anyio.DelimiterNotFound):
             return {}
-        event: dict[str, Any] = json.loads(line)
+        event = _parse(line)
+        if event is None:
+            continue  # what an interpreter printed before the child took over
         if event["event"] in ("result", "error"):
             return event
         on_event(event)
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and "event" in event else None
 
 
 async def _end(process: anyio.abc.Process) -> None:

@@ -108,7 +108,11 @@ async def initialize(
 
 async def inspect(tools: Tools, database: Database, *, fresh: bool = False) -> Inspection:
     """Read the database and compare it with the plan; nothing is written."""
-    plan, settings = await tools.planner.plan_and_settings(database, fresh=fresh)
+    return await look(tools, database, *await tools.planner.plan_and_settings(database, fresh=fresh))
+
+
+async def look(tools: Tools, database: Database, plan: Plan, settings: Settings) -> Inspection:
+    """As :func:`inspect`, with the plan that is known."""
     return Inspection(plan, settings, judge(await tools.read(database.path), plan.required, database.path))
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from selfheald.client import file_identity, read_record, valid_marker
-from selfheald.errors import InitializationError
+from selfheald.errors import InitializationError, from_os_error
 from selfheald.initialization_state import (
     InitializationState,
     InitializationStep,
@@ -61,10 +61,7 @@ def write_marker(
     if file_identity(database.path) != dict(identity):
         return False
     if initialized_at is None:
-        previous = read_record(database.marker) or {}
-        same_file = (previous.get("database") or {}).get("inode") == identity["inode"]
-        earlier = previous.get("initialized_at") if same_file else None
-        earlier_origin = previous.get("origin") if earlier else None
+        earlier, earlier_origin = _making_of(database, identity)
     else:
         earlier, earlier_origin = iso_time(initialized_at), None
     tiers = {tier.value: sum(table.tier is tier for table in required) for tier in TableTier}
@@ -88,6 +85,16 @@ def write_marker(
         remove_marker(database)
         return False
     return True
+
+
+def _making_of(database: Database, identity: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """When and how the file with this identity was made, if the marker that is there tells: it may be anybody's."""
+    previous = read_record(database.marker) or {}
+    recorded, made_at, origin = (previous.get(key) for key in ("database", "initialized_at", "origin"))
+    if not isinstance(recorded, dict) or not isinstance(made_at, str) or origin not in ("dbt", "template"):
+        return None, None
+    same_file = all(recorded.get(key) == identity[key] for key in ("device", "inode"))
+    return (made_at, origin) if same_file else (None, None)
 
 
 def remove_marker(database: Database) -> bool:
@@ -195,16 +202,16 @@ def take_request(database: Database) -> tuple[bool, str | None]:
     before (by a daemon that was killed) counts as waiting still.
     """
     taken = database.taken_request
-    try:
-        kind = os.lstat(database.request).st_mode
-    except OSError:
-        kind = 0
-    if kind and not stat.S_ISREG(kind):
-        raise InitializationError(f"{database.request} is not a plain file", code="unsafe_path", path=database.request)
-    if kind:
-        with suppress(FileNotFoundError):
+    there = _is_plain_file(taken)
+    if _is_plain_file(database.request):
+        try:
             database.request.rename(taken)
-    if not taken.exists():
+            there = True
+        except FileNotFoundError:
+            pass  # withdrawn between the two looks
+        except OSError as error:
+            raise from_os_error(error, database.request, "take") from error
+    if not there:
         return False, None
     record = read_record(taken) or {}
     request_id = record.get("id")
@@ -212,13 +219,25 @@ def take_request(database: Database) -> tuple[bool, str | None]:
 
 
 def finish_request(database: Database) -> None:
-    """Forget the taken request: its verdict is on disk."""
-    remove_file(database.taken_request)
+    """Forget the taken request: its verdict is on disk. One that cannot be removed will be taken again."""
+    with suppress(OSError):
+        remove_file(database.taken_request)
 
 
 def has_request(database: Database) -> bool:
     """True if a simulator asks for this database, or did so when its daemon was killed."""
     return os.path.lexists(database.request) or os.path.lexists(database.taken_request)
+
+
+def _is_plain_file(path: Path) -> bool:
+    """False if nothing is there; raises ``unsafe_path`` for what is neither."""
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:
+        return False
+    if not stat.S_ISREG(mode):
+        raise InitializationError(f"{path} is not a plain file", code="unsafe_path", path=path)
+    return True
 
 
 def new_attempt_id(now: float) -> str:
@@ -240,15 +259,16 @@ def read_history(database: Database) -> list[dict[str, Any]]:
         handle = os.open(database.history, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return []
+    found = os.fstat(handle)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(handle)
+        return []
     with os.fdopen(handle, "rb") as stream:
-        found = os.fstat(stream.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            return []
         stream.seek(max(0, found.st_size - MAX_HISTORY_BYTES))
         lines = stream.read(MAX_HISTORY_BYTES).splitlines()
     entries = []
     for line in lines:
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             entry = json.loads(line)
             if isinstance(entry, dict):
                 entries.append(entry)

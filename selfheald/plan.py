@@ -191,8 +191,9 @@ def find_work(plan: Plan, missing: Iterable[RequiredTable], existing_tables: Col
                     inputs.add(parent.key)
                 else:
                     todo.append(parent_id)
-        words = {word.lower() for word in _WORD.findall(node.code)}
-        inputs |= {key for key in there if key[1] in words}
+        code = node.code.lower()
+        words = set(_WORD.findall(code))
+        inputs |= {key for key in there if key[1] in words or (not _WORD.fullmatch(key[1]) and key[1] in code)}
     inputs -= {node.key for node in run.values()}
     seeds = sorted((n for n in run.values() if n.resource_type == "seed"), key=lambda n: n.unique_id)
     models = sorted(

@@ -29,6 +29,8 @@ FRESH_SECONDS = 1.0
 FAILURE_SECONDS = 2.0
 #: Seconds that dbt.vars_command may take.
 VARS_SECONDS = 30.0
+#: Seconds for which its answer is used again, unless somebody asks for that database.
+VARS_FRESH_SECONDS = 60.0
 #: Seconds that a parse may take where dbt.timeout is shorter: a project is parsed once, not for each database.
 PARSE_SECONDS = 300.0
 
@@ -65,10 +67,11 @@ class Planner:
         self._fresh: dict[str, tuple[float, str]] = {}
         self._plans: dict[str, Plan] = {}
         self._failures: dict[str, tuple[float, InitializationError]] = {}
+        self._asked: dict[Path, tuple[float, dict[str, Any]]] = {}
         self._turn = anyio.Lock()
 
-    async def settings_for(self, database: Database) -> Settings:
-        """dbt's settings for this database, placeholders filled in and ``dbt.vars_command`` run."""
+    async def settings_for(self, database: Database, *, fresh: bool = False) -> Settings:
+        """dbt's settings for this database: placeholders filled in, and what ``dbt.vars_command`` said of late."""
         dbt = self.config.dbt
         filled = {
             name: render(getattr(dbt, name), database.workspace, database.path)
@@ -77,7 +80,11 @@ class Planner:
         environment = child_environment(filled["env"])
         variables = dict(filled["vars"])
         if filled["vars_command"]:
-            variables |= await _ask_for_variables(filled["vars_command"], database, environment)
+            known = self._asked.get(database.path)
+            if known is None or fresh or time.monotonic() - known[0] > VARS_FRESH_SECONDS:
+                answer = await _ask_for_variables(filled["vars_command"], database, environment)
+                known = self._asked[database.path] = (time.monotonic(), answer)
+            variables |= known[1]
         return Settings(filled["project_dir"], filled["profiles_dir"], str(dbt.python), variables, environment)
 
     async def plan_for(self, database: Database, *, fresh: bool = False) -> Plan:
@@ -90,7 +97,7 @@ class Planner:
 
     async def plan_and_settings(self, database: Database, *, fresh: bool = False) -> tuple[Plan, Settings]:
         """As :meth:`plan_for`, with the settings that the plan was made for."""
-        settings = await self.settings_for(database)
+        settings = await self.settings_for(database, fresh=fresh)
         async with self._turn:
             fingerprint = await self._fingerprint(settings, fresh)
             plan = self._plans.get(fingerprint) or self._kept(fingerprint)

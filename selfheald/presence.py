@@ -7,12 +7,12 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfheald.client import daemon_root, make_private_folder, read_record
+from selfheald.client import make_private_folder, read_record
 from selfheald.errors import InitializationError, from_os_error
 from selfheald.initialization_state import iso_time
 from selfheald.locks import DatabaseLock, held
@@ -29,7 +29,22 @@ class Presence:
     """The roots that this process has claimed."""
 
     roots: list[Path]
+    database: str
+    exclude: list[str]
     started_at: float
+    locks: dict[Path, DatabaseLock]
+
+    def renew(self) -> None:
+        """Claim again a root that was deleted and made anew: the lock that we hold is on a file that is gone."""
+        for root in self.roots:
+            if not root.is_dir() or _is_at(self.locks[root]):
+                continue
+            with suppress(InitializationError, OSError):
+                make_private_folder(root / PRIVATE_FOLDER)
+                lock = DatabaseLock(root / PRIVATE_FOLDER / LOCK)
+                if lock.acquire(PATIENCE_SECONDS):
+                    self.locks[root].release()
+                    self.locks[root] = lock
 
     def tell(self, state: str, watcher: str) -> None:
         """Write to each root's ``daemon.json`` who we are, our state and our watcher's."""
@@ -42,6 +57,8 @@ class Presence:
                 "version": installed_version(),
                 "state": state,
                 "watcher": watcher,
+                "database": self.database,
+                "exclude": self.exclude,
                 "started_at": iso_time(self.started_at),
             }
             try:
@@ -53,8 +70,8 @@ class Presence:
 
 
 @contextmanager
-def claim(roots: Sequence[Path]) -> Iterator[Presence]:
-    """Hold the roots for as long as the body runs.
+def claim(roots: Sequence[Path], database: str, exclude: Sequence[str]) -> Iterator[Presence]:
+    """Hold the roots for as long as the body runs; say which file name is looked for, and where not.
 
     Raises ``config_invalid`` for a root that is no folder, ``permission_denied``, and ``concurrent_initialization``
     naming the other daemon where one watches the root, or a folder above it, already.
@@ -68,10 +85,14 @@ def claim(roots: Sequence[Path]) -> Iterator[Presence]:
                 path=root,
                 hint="Make the folder, or correct watch.roots.",
             )
-    with ExitStack() as held_locks:
+    presence = Presence(list(roots), database, sorted(exclude), time.time(), {})
+    try:
         for root in roots:
-            held_locks.enter_context(_claimed(root))
-        yield Presence(list(roots), time.time())
+            presence.locks[root] = _claimed(root)
+        yield presence
+    finally:
+        for lock in presence.locks.values():
+            lock.release()
 
 
 def daemon_record(root: Path) -> dict[str, Any]:
@@ -88,9 +109,8 @@ def daemon_record(root: Path) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def _claimed(root: Path) -> Iterator[None]:
-    above = daemon_root(root / "x")
+def _claimed(root: Path) -> DatabaseLock:
+    above = next((folder for folder in root.parents if held(folder / PRIVATE_FOLDER / LOCK)), None)
     if above is not None:
         raise _taken(root, above)
     try:
@@ -100,10 +120,14 @@ def _claimed(root: Path) -> Iterator[None]:
     lock = DatabaseLock(root / PRIVATE_FOLDER / LOCK)
     if not lock.acquire(PATIENCE_SECONDS):
         raise _taken(root, root)
+    return lock
+
+
+def _is_at(lock: DatabaseLock) -> bool:
     try:
-        yield
-    finally:
-        lock.release()
+        return os.path.samestat(os.lstat(lock.path), os.fstat(lock.fileno()))
+    except OSError:
+        return False
 
 
 def _taken(root: Path, by: Path) -> InitializationError:

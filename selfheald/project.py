@@ -66,7 +66,8 @@ class Fingerprints:
 
 def _project_files(folder: Path) -> Iterator[Path]:
     """The project's source files in a stable order."""
-    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    with os.scandir(folder) as listing:
+        entries = sorted(listing, key=lambda entry: entry.name)
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):
             if entry.name not in _NOT_SOURCE and not entry.name.startswith("."):

@@ -93,9 +93,11 @@ class _File:
         """There is nothing to bring to the disk."""
 
     def close(self) -> None:
-        if self._owned:
-            self._owned = False
+        """Forget what was written; safe to call again."""
+        if self._owned and self._descriptor >= 0:
             os.close(self._descriptor)
+        self._descriptor = -1
+        self._written = None
 
 
 def _read_fully(descriptor: int, offset: int, length: int) -> bytes:
@@ -125,6 +127,7 @@ class ReadOnlyFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
         self._name = ""
         self._database = -1
         self._folder = -1
+        self._opened: list[_File] = []
         #: What the operating system refused while a database was shown; DuckDB's own error hides it.
         self.failure: OSError | None = None
 
@@ -136,7 +139,10 @@ class ReadOnlyFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
         return f"{self.protocol}://{self._token}/{_ALIAS}"
 
     def hide(self) -> None:
-        """Serve nothing any more."""
+        """Serve nothing any more, and close what DuckDB left open (2.0.0 never closes a WAL that it has replayed)."""
+        for file in self._opened:
+            file.close()
+        self._opened.clear()
         self._token, self._name, self._database, self._folder = "", "", -1, -1
 
     def open(self, path: str, mode: str = "rb", **_: Any) -> _File:
@@ -144,7 +150,7 @@ class ReadOnlyFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
             self._refuse("open", path, mode)
         name = self._served(path)
         if name == self._name:
-            return _File(self._database, owned=False, keeps_writes=True)
+            return self._hand_out(_File(self._database, owned=False, keeps_writes=True))
         try:
             descriptor = os.open(name, os.O_RDONLY | OPEN_SAFELY, dir_fd=self._folder)
         except FileNotFoundError:
@@ -155,7 +161,11 @@ class ReadOnlyFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             self._fail_unsafe(name)
-        return _File(descriptor, owned=True)
+        return self._hand_out(_File(descriptor, owned=True))
+
+    def _hand_out(self, file: _File) -> _File:
+        self._opened.append(file)
+        return file
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
         name = self._served(path)

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from selfheald.errors import InitializationError
+from selfheald.errors import InitializationError, from_os_error
 from selfheald.workspace import Database, ensure_private_folder
 
 _PREFIX = "staging-"
@@ -32,9 +32,13 @@ def open_staging(database: Database, *, keep_on_error: bool = False) -> Iterator
     """Make a staging folder on the database's own file system, and remove it in the end.
 
     The staging database has the live one's file name, since its stem is the catalog name that dbt writes into SQL.
-    ``keep_on_error`` leaves the folder where it is if the body raises.
+    ``keep_on_error`` leaves the folder where it is if the body raises an :class:`InitializationError`.
     """
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=ensure_private_folder(database)))
+    private = ensure_private_folder(database)
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=private))
+    except OSError as error:
+        raise from_os_error(error, private, "make a staging folder in") from error
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     keep = False
     try:

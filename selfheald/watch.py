@@ -124,12 +124,26 @@ class Watcher:
         self._name = name
         self._exclude = exclude
         self._proven: dict[Path, anyio.Event] = {root: anyio.Event() for root in roots}
+        self._stop = anyio.Event()
+        self._folders = {root: _folder_identity(root) for root in roots}
+
+    def is_stale(self) -> bool:
+        """True if another folder stands at a root's path than the one that is watched, or none."""
+        return any(_folder_identity(root) != identity for root, identity in self._folders.items())
+
+    async def stop_when_cancelled(self) -> None:
+        """To be run beside :meth:`hints`: its thread cannot be cancelled, but looks for this every ``STEP_MS``."""
+        try:
+            await anyio.sleep_forever()
+        finally:
+            self._stop.set()
 
     async def hints(self) -> AsyncIterator[Hints]:
         """Batches of hints, for ever. Raises what the watch ends with; it may also simply end."""
         async for changes in awatch(
             *self.roots,
             watch_filter=self._concerns_us,
+            stop_event=self._stop,
             step=STEP_MS,
             debounce=DEBOUNCE_MS,
             force_polling=self.polling,
@@ -137,6 +151,8 @@ class Watcher:
             rust_timeout=30_000,
             recursive=True,
         ):
+            if self.is_stale():
+                raise FileNotFoundError("a root was moved, deleted or replaced")
             hints = self._hints_of(changes)
             if hints:
                 yield hints
@@ -169,8 +185,10 @@ class Watcher:
             return True
         if PRIVATE_FOLDER in path.parent.parts:
             return path.parent.name == PRIVATE_FOLDER and path.name == f"{self._name}.request"
+        if path in self._proven:
+            return change is Change.deleted
         if not is_watched(path, self.roots, self._exclude) or path.name in self._exclude:
-            return path in self._proven
+            return False
         if database_of(path, self._name) is not None or path.name == IGNORE_FILE:
             return True
         return change is Change.added and _is_folder(path)
@@ -213,6 +231,14 @@ def _is_folder(path: Path) -> bool:
         return stat.S_ISDIR(path.lstat().st_mode)
     except (OSError, ValueError):
         return False
+
+
+def _folder_identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _touch(path: Path) -> None:

@@ -124,7 +124,7 @@ def merge_roots(roots: list[Path]) -> list[Path]:
 
 
 def ensure_private_folder(database: Database) -> Path:
-    """Make the database's ``.selfheald``; raises ``unsafe_path`` or ``permission_denied``."""
+    """Make the database's ``.selfheald``. Raises :class:`InitializationError`."""
     try:
         make_private_folder(database.private)
     except PermissionError as error:
@@ -134,6 +134,8 @@ def ensure_private_folder(database: Database) -> Path:
             path=database.folder,
             hint=f"Let this user (uid {os.geteuid()}) write the folder: chgrp and chmod g+rws {database.folder}",
         ) from error
+    except OSError as error:
+        raise from_os_error(error, database.private, "make") from error
     return database.private
 
 

@@ -8,12 +8,11 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import yaml
 from dbt.exceptions import DbtProfileError
-from protocol import JobError, job_error
+from protocol import JobError, job_error, tells_of_full_disk
 from saved_parse import sources
 
 _MAX_MESSAGE = 1200
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
-_NO_SPACE = re.compile(r"no space left on device|disk quota exceeded|max_temp_directory_size", re.IGNORECASE)
 _NOT_FOUND = re.compile(
     r"(?P<who>\w+ '[^']+' \([^)]*\)) depends on a node named '(?P<name>[^']+)'.* which was not found",
     re.DOTALL,
@@ -45,7 +44,7 @@ def parse_error(error: Optional[BaseException], project_dir: Path, raw_project: 
     if isinstance(error, DbtProfileError):
         return profile_error(error, project_file)
     message = one_line(error)
-    if _NO_SPACE.search(message):
+    if tells_of_full_disk(message):
         return JobError("disk_full", message)
     lost = _NOT_FOUND.search(message)
     if lost is not None:
@@ -100,12 +99,12 @@ def build_error(
         message = one_line(error)
         if isinstance(error, OSError):
             return job_error(error)
-        return JobError("disk_full" if _NO_SPACE.search(message) else "dbt_failed", message)
+        return JobError("disk_full" if tells_of_full_disk(message) else "dbt_failed", message)
     message = one_line(failed[0].message or "dbt gave no reason")
     others = [node.name for node in (getattr(result, "node", None) for result in failed[1:]) if node]
     if others:
         message += f" (and {len(others)} more: {', '.join(others)})"
-    if _NO_SPACE.search(message):
+    if tells_of_full_disk(message):
         return JobError("disk_full", message)
     node = getattr(failed[0], "node", None)
     if node is None or node.resource_type == "operation":  # dbt 1.8 has no node for a hook

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import threading
 from typing import Any, Callable, Mapping, Optional
 
@@ -13,6 +14,7 @@ Emit = Callable[[Mapping[str, Any]], None]
 
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NO_ACCESS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_NO_SPACE = re.compile(r"no space left on device|disk quota exceeded|max_temp_directory_size", re.IGNORECASE)
 
 
 class JobError(Exception):
@@ -45,9 +47,16 @@ def job_error(error: BaseException) -> JobError:
     text = str(error).strip() or type(error).__name__
     if isinstance(error, OSError) and error.errno in _DISK_FULL:
         return JobError("disk_full", text, path=error.filename)
+    if tells_of_full_disk(text):
+        return JobError("disk_full", text)
     if isinstance(error, OSError) and error.errno in _NO_ACCESS:
         return JobError("permission_denied", text, path=error.filename)
     return JobError("dbt_failed", f"{type(error).__name__}: {text}")
+
+
+def tells_of_full_disk(message: str) -> bool:
+    """True if a library's words mean that the disk is full; DuckDB and dbt pass no error number on."""
+    return _NO_SPACE.search(message) is not None
 
 
 class Channel:

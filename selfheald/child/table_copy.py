@@ -88,7 +88,8 @@ def describe(connection: duckdb.DuckDBPyConnection, catalog: str, schema: str, n
         where,
     ).fetchall()
     address = ".".join(map(quoted, where))
-    columns = connection.execute(f"DESCRIBE {address}").fetchall()
+    # 1.0 loses the quotes inside a quoted name in a plain DESCRIBE.
+    columns = connection.execute(f"DESCRIBE SELECT * FROM {address}").fetchall()
     return Table(
         label=label(schema, name),
         catalog=catalog,
@@ -112,11 +113,11 @@ def copy_all(connection: duckdb.DuckDBPyConnection, tables: Sequence[Table], cat
         if "FOREIGN KEY" in table.keys:  # 1.0 looks for the table that is referred to in the default catalog
             connection.execute(f"USE {quoted(catalog)}")
         connection.execute(f"CREATE TABLE {table.within(catalog)}{definition}")
-        connection.execute(f"USE {quoted(home[0])}")
         _comment(connection, table, catalog)
         columns = ", ".join(map(quoted, table.stored_columns))
         source, target = table.within(table.catalog), table.within(catalog)
         connection.execute(f"INSERT INTO {target} ({columns}) SELECT {columns} FROM {source}")
+        connection.execute(f"USE {quoted(home[0])}")
         for index, unique, sql in table.indexes:
             kind = "UNIQUE INDEX" if unique else "INDEX"
             connection.execute(f"CREATE {kind} {quoted(index)} ON {target}{sql[_body(sql) :]}")

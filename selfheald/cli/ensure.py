@@ -77,6 +77,7 @@ async def run_ensure(
         on_status=on_status,
         announce=progress.say,
         keep_staging=keep_staging,
+        in_process=True,
     )
     async with anyio.create_task_group() as group:
         group.start_soon(progress.keep_talking)

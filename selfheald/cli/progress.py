@@ -95,9 +95,10 @@ class Progress:
     def __enter__(self) -> Progress:
         if not self._quiet and sys.stderr.isatty():
             from rich.console import Console
+            from rich.markup import escape
 
             console = Console(stderr=True, no_color=not colour_allowed())
-            self._spinner = console.status(self._text)
+            self._spinner = console.status(escape(self._text))
             self._spinner.start()
         self._show()
         return self

@@ -123,8 +123,6 @@ def asked(*unique_ids: str) -> list[dict[str, str]]:
 
 def query(database: Path, sql: str) -> list[list[Any]]:
     """Rows, read by the interpreter that wrote them."""
-    done = subprocess.run(
-        [PYTHON, "-c", _QUERY, str(database), sql], capture_output=True, check=True, timeout=DEADLINE
-    )
+    done = subprocess.run([PYTHON, "-c", _QUERY, str(database), sql], capture_output=True, check=True, timeout=DEADLINE)
     rows: list[list[Any]] = json.loads(done.stdout)
     return rows

@@ -9,17 +9,16 @@ import shutil
 import signal
 import struct
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from child_process import DEADLINE, OWN_PROJECT, PYTHON, Event, asked, query, run, started
+from child_process import DEADLINE, OWN_PROJECT, PYTHON, Child, Event, asked, query, run, started
 
 SEED = "seed.own_project.regions"
-VIEW, FACTS, DIMENSION = (
-    f"model.own_project.{name}" for name in ("stg_regions", "fct_headcount", "dim_regions")
-)
+VIEW, FACTS, DIMENSION = (f"model.own_project.{name}" for name in ("stg_regions", "fct_headcount", "dim_regions"))
 REQUIRED = [DIMENSION, FACTS, SEED]
 
 
@@ -340,18 +339,25 @@ def test_without_dbt_the_interpreter_is_named(tmp_path: Path) -> None:
 def test_a_child_dies_with_its_parent_and_takes_its_group_along(project: Path, tmp_path: Path) -> None:
     model = project / "models" / "mart" / "dim_regions.sql"
     model.write_text("select count(*) as n from range(100000000) as a, range(100000000) as b")
-    with (
-        started(tmp_path / "job", "build") as child,
-        subprocess.Popen(["sleep", "600"], process_group=child.process.pid) as companion,
-    ):
-        child.send(project_dir=str(project), seeds=[], models=asked(DIMENSION))
+    with started(tmp_path / "job", "build") as child, companion_of(child) as companion:
+        child.send(project_dir=str(project), models=asked(DIMENSION))
         for event in child.events():
             if (event["event"], event.get("state")) == ("node", "started"):
                 assert child.process.poll() is None
                 child.hang_up()
                 break
         assert child.process.wait(DEADLINE) == -signal.SIGKILL
-        assert companion.wait(DEADLINE) == -signal.SIGKILL
+        assert companion.wait(5) == -signal.SIGKILL
+
+
+@contextmanager
+def companion_of(child: Child) -> Iterator[subprocess.Popen[bytes]]:
+    """A process in the child's group, such as dbt or a model may start."""
+    with subprocess.Popen(["sleep", "600"], process_group=child.process.pid) as companion:
+        try:
+            yield companion
+        finally:
+            companion.kill()
 
 
 def test_a_child_that_never_got_a_job_dies_with_its_parent(tmp_path: Path) -> None:

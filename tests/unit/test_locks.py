@@ -23,7 +23,9 @@ PACKAGE = str(Path(__file__).resolve().parents[2])
 @contextmanager
 def process(code: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
     """A Python process that has said "ready"; it ends when its standard input does."""
-    script = f"import sys, os, fcntl\nsys.path.append({PACKAGE!r})\n{code}\nprint('ready', flush=True)\nsys.stdin.read()"
+    script = (
+        f"import sys, os, fcntl\nsys.path.append({PACKAGE!r})\n{code}\nprint('ready', flush=True)\nsys.stdin.read()"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", script, *map(str, arguments)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as running:
@@ -82,7 +84,9 @@ class TestHolder:
             assert holder(database) == Holder(pid=None, command=None, mode="write")
 
     def test_asking_takes_nothing(self, database: Path) -> None:
-        asked = "from selfheald.locks import holder_of; f = open(sys.argv[1], 'rb'); assert holder_of(f.fileno()) is None"
+        asked = (
+            "from selfheald.locks import holder_of; f = open(sys.argv[1], 'rb'); assert holder_of(f.fileno()) is None"
+        )
         with process(asked, database), database.open("r+b") as file:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 

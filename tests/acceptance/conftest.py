@@ -1,0 +1,88 @@
+"""What the acceptance tests share: one state folder (so that dbt reads the project once) and one finished database."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from processes import DEADLINE, EXAMPLES, NAME, Selfheald
+
+Copied = Callable[[Path], Path]
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment in which nothing points out of the tests' own folder."""
+    home = tmp_path_factory.mktemp("home")
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("SELFHEALD_", "XDG_", "DBT_")) and name not in ("DATABASE_PATH", "NO_COLOR", "TERM")
+    }
+    return inherited | {
+        "HOME": str(home),
+        "XDG_CONFIG_HOME": str(home / "config"),
+        "XDG_CACHE_HOME": str(home / "cache"),
+        "XDG_DATA_HOME": str(home / "data"),
+        "XDG_STATE_HOME": str(home / "state"),
+        "SELFHEALD_STATE_DIR": str(home / "selfheald"),
+        "SELFHEALD_LOG__FILE": str(home / "selfheald.log"),
+    }
+
+
+@pytest.fixture
+def selfheald(tmp_path: Path, environment: dict[str, str]) -> Selfheald:
+    """Starts daemons and commands; whatever they write apart from databases' folders is below ``folder``."""
+    return Selfheald(_made(tmp_path / "selfheald"), environment)
+
+
+@pytest.fixture(scope="module")
+def shared_selfheald(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Selfheald:
+    """As ``selfheald``, for a daemon that the tests of a module share."""
+    return Selfheald(tmp_path_factory.mktemp("selfheald"), environment)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """An empty folder to be watched."""
+    return _made(tmp_path / "root")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Path:
+    """A complete database, made by ``selfheald ensure`` without a census. Not to be changed."""
+    folder = tmp_path_factory.mktemp("finished")
+    Selfheald(folder, environment).ok("ensure", folder)
+    return folder / NAME
+
+
+@pytest.fixture(scope="session")
+def complete(finished: Path) -> Copied:
+    """Put a copy of the finished database, and nothing else, into a folder, which is made if it is not there."""
+
+    def copy(folder: Path) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = folder.parent / f".{folder.name}.copy"
+        shutil.copyfile(finished, draft)
+        return draft.rename(folder / NAME)
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def census(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A census of 500 employees."""
+    path = tmp_path_factory.mktemp("census") / "census.parquet"
+    script = EXAMPLES / "make_census.py"
+    subprocess.run([sys.executable, str(script), str(path), "--employees", "500"], check=True, timeout=DEADLINE)
+    return path
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
