@@ -60,7 +60,6 @@ class Case:
     requested: bool = False
     attempt: int = 0
     not_before: float = float("-inf")
-    empty_since: float | None = None
     busy_pause: float = BUSY_SECONDS[0]
     busy_logged: bool = False
     ready_identity: dict[str, Any] | None = None
@@ -216,8 +215,6 @@ class Caretaker:
             case.ready_identity = None
             if remove_marker(database):
                 event_log("marker_removed", "no longer ready", database=str(database))
-        if found.reading.empty and check.error is None and self._is_fresh_zero_byte(case):
-            return
         wanted = decision.decide(check, requested=case.requested, heal=self.config.watch.heal)
         if wanted is Decision.LOOK_AGAIN or wanted is Decision.WAIT:
             self._busy(case, found.reading.holder)
@@ -256,16 +253,6 @@ class Caretaker:
                 completed_at=iso_time(time.time()),
             )
         self._now_ready(case, found.reading.identity)
-
-    def _is_fresh_zero_byte(self, case: Case) -> bool:
-        """True while a zero-byte file may be one that its creator has just begun."""
-        now = anyio.current_time()
-        case.empty_since = case.empty_since or now
-        if now - case.empty_since >= self.config.watch.settle:
-            case.empty_since = None
-            return False
-        self._put(case, case.empty_since + self.config.watch.settle)
-        return True
 
     def _busy(self, case: Case, holder: Holder | None) -> None:
         """Somebody is at work on it: look again soon; say so once in the log, and in the status if one waits."""

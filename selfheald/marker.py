@@ -168,6 +168,7 @@ class Status:
         """Note that a step has begun."""
         step = self.step(name)
         step.status, step.started_at, step.error_message = StepStatus.RUNNING, time.time(), None
+        step.completed_at = step.duration_seconds = None
         self._began[name] = time.monotonic()
         return step
 
@@ -292,8 +293,12 @@ def log_folder(database: Database, attempt_id: str) -> Path:
     """Make and return the folder of an attempt's logs."""
     ensure_private_folder(database)
     folder = database.logs / attempt_id
-    if database.logs.is_symlink():
-        raise InitializationError(f"{database.logs} is a link", code="unsafe_path", path=database.logs)
-    database.logs.mkdir(exist_ok=True)
-    folder.mkdir()
+    try:
+        with suppress(FileExistsError):
+            database.logs.mkdir()
+        if database.logs.is_symlink() or not database.logs.is_dir():
+            raise InitializationError(f"{database.logs} is not a folder", code="unsafe_path", path=database.logs)
+        folder.mkdir()
+    except OSError as error:
+        raise from_os_error(error, folder, "make") from error
     return folder

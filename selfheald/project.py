@@ -72,8 +72,13 @@ def _project_files(folder: Path) -> Iterator[Path]:
         if entry.is_dir(follow_symlinks=False):
             if entry.name not in _NOT_SOURCE and not entry.name.startswith("."):
                 yield from _project_files(Path(entry.path))
-        elif Path(entry.name).suffix.lower() in _SUFFIXES and entry.is_file():
+        elif _is_source(entry.name) and entry.is_file():
             yield Path(entry.path)
+
+
+def _is_source(name: str) -> bool:
+    # dbt itself writes .user.yml when somebody runs it by hand.
+    return name == ".dbtignore" or (Path(name).suffix.lower() in _SUFFIXES and name != ".user.yml")
 
 
 def _versions(python: str) -> list[str]:

@@ -87,9 +87,6 @@ def describe(connection: duckdb.DuckDBPyConnection, catalog: str, schema: str, n
         "WHERE database_name = ? AND schema_name = ? AND table_name = ? ORDER BY index_name",
         where,
     ).fetchall()
-    address = ".".join(map(quoted, where))
-    # 1.0 loses the quotes inside a quoted name in a plain DESCRIBE.
-    columns = connection.execute(f"DESCRIBE SELECT * FROM {address}").fetchall()
     return Table(
         label=label(schema, name),
         catalog=catalog,
@@ -97,7 +94,7 @@ def describe(connection: duckdb.DuckDBPyConnection, catalog: str, schema: str, n
         name=found[1],
         definition=found[2][_body(found[2]) :].rstrip().rstrip(";"),
         comment=found[3],
-        columns=tuple((str(column[0]), str(column[1])) for column in columns),
+        columns=columns_of(connection, ".".join(map(quoted, where))),
         keys=tuple(sorted(kind for (kind,) in keys if kind in _KEYS)),
         indexes=tuple((str(index), bool(unique), str(sql)) for index, unique, sql in indexes),
     )
@@ -125,6 +122,13 @@ def copy_all(connection: duckdb.DuckDBPyConnection, tables: Sequence[Table], cat
     return rows
 
 
+def columns_of(connection: duckdb.DuckDBPyConnection, address: str) -> Tuple[Tuple[str, str], ...]:
+    """Name and type of each column."""
+    # 1.0 loses the quotes inside a quoted name in a plain DESCRIBE.
+    rows = connection.execute(f"DESCRIBE SELECT * FROM {address}").fetchall()
+    return tuple((str(row[0]), str(row[1])) for row in rows)
+
+
 def count(connection: duckdb.DuckDBPyConnection, address: str) -> int:
     """Number of rows."""
     found = connection.execute(f"SELECT count(*) FROM {address}").fetchone()
@@ -147,9 +151,9 @@ def _comment(connection: duckdb.DuckDBPyConnection, table: Table, catalog: str) 
 
 def _same(connection: duckdb.DuckDBPyConnection, table: Table, catalog: str) -> int:
     """The number of rows of both; an error if the copy differs."""
-    copy = describe(connection, catalog, table.schema, table.name)
-    if copy.columns != table.columns:
-        differing = [column for column in table.columns if column not in copy.columns] or table.columns
+    copied = columns_of(connection, table.within(catalog))
+    if copied != table.columns:
+        differing = [column for column in table.columns if column not in copied] or table.columns
         raise JobError(
             "verification_failed",
             f"DuckDB {duckdb.__version__} cannot copy the definition of {table.label}: column {differing[0][0]!r} "
@@ -191,8 +195,9 @@ def _with_references(table: Table, tables: Sequence[Table]) -> str:
         return table.definition
     definition = table.definition
     for other in tables:
+        schema = "" if table.schema == other.schema == "main" else quoted(other.schema) + "."
         for form in _references(other):
-            definition = definition.replace(form, f" references {quoted(other.schema)}.{quoted(other.name)}(")
+            definition = definition.replace(form, f" references {schema}{quoted(other.name)}(")
     if " REFERENCES " in _bare(definition):
         raise JobError(
             "verification_failed", f"{table.label} has a foreign key to a table that was there before", _HINT

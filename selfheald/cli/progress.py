@@ -29,7 +29,7 @@ def describe(status: Mapping[str, Any], *, attempts: int = 0, now: float | None 
         return f"busy: {describe_holder(status.get('holder'))}"
     if reason == "queued":
         position = status.get("queue_position")
-        return "queued" if position is None else f"queued: {position} before you"
+        return "queued" if position is None else f"queued: {position} before you" if position else "queued: next"
     if state == "failed" and status.get("next_attempt_at"):
         upcoming = int(status.get("attempt") or 0) + 1
         total = f" of {attempts}" if attempts else ""
@@ -53,14 +53,18 @@ def describe_ready(status: Mapping[str, Any] | None, seconds: float, *, made: bo
     created = len((status or {}).get("tables_created") or ()) if made else 0
     if not created:
         return f"Ready after {seconds:.1f} s: all tables are there, nothing was changed"
-    return f"Ready in {seconds:.1f} s: {created} tables made, existing tables untouched"
+    return f"Ready in {seconds:.1f} s: {_tables(created)} made, existing tables untouched"
 
 
 def describe_size(status: Mapping[str, Any]) -> str:
     """How much an initialization that begins has to do."""
     eta = status.get("eta_seconds")
     about = f" (about {eta:.0f} s)" if eta else ""
-    return f"Initializing {len(status.get('missing_tables_found') or ())} missing tables{about}"
+    return f"Initializing {_tables(len(status.get('missing_tables_found') or ()), 'missing ')}{about}"
+
+
+def _tables(count: int, kind: str = "") -> str:
+    return f"{count} {kind}table" + ("" if count == 1 else "s")
 
 
 def _describe_step(status: Mapping[str, Any]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -16,8 +17,8 @@ Copied = Callable[[Path], Path]
 
 
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """An environment in which nothing points out of the tests' own folder."""
+def environment(tmp_path_factory: pytest.TempPathFactory, census: Path) -> dict[str, str]:
+    """An environment in which nothing points out of the tests' own folder, and databases are made with a census."""
     home = tmp_path_factory.mktemp("home")
     inherited = {
         name: value
@@ -32,6 +33,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "XDG_STATE_HOME": str(home / "state"),
         "SELFHEALD_STATE_DIR": str(home / "selfheald"),
         "SELFHEALD_LOG__FILE": str(home / "selfheald.log"),
+        "SELFHEALD_DBT__VARS": json.dumps({"census_parquet_path": str(census)}),
     }
 
 
@@ -55,7 +57,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Path:
-    """A complete database, made by ``selfheald ensure`` without a census. Not to be changed."""
+    """A complete database, made by ``selfheald ensure`` from a census. Not to be changed."""
     folder = tmp_path_factory.mktemp("finished")
     Selfheald(folder, environment).ok("ensure", folder)
     return folder / NAME

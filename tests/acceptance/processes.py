@@ -9,6 +9,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -131,23 +132,10 @@ class Selfheald:
     @contextmanager
     def started(
         self, *arguments: object, env: Mapping[str, str] | None = None, **settings: object
-    ) -> Iterator[subprocess.Popen[str]]:
+    ) -> Iterator[Running]:
         """A command that runs, in a group of its own; killed in the end if it still does."""
-        process = subprocess.Popen(
-            command(*arguments),
-            cwd=self.folder,
-            env=self.settings(**settings) | dict(env or {}),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        with process:
-            try:
-                yield process
-            finally:
-                process.kill()
+        with running(command(*arguments), self.folder, self.settings(**settings) | dict(env or {})) as process:
+            yield process
 
     def daemon(self, *roots: Path, **settings: object) -> Daemon:
         """A daemon, to be used as a context manager."""
@@ -158,6 +146,55 @@ class Selfheald:
 def command(*arguments: object) -> list[str]:
     """The command line of selfheald."""
     return [sys.executable, "-m", "selfheald", *map(str, arguments)]
+
+
+class Running:
+    """A program that runs; what it writes goes to files, so that nothing waits on anything."""
+
+    def __init__(self, process: subprocess.Popen[bytes], folder: Path) -> None:
+        self.process = process
+        self.pid = process.pid
+        self._folder = folder
+
+    @property
+    def stdout(self) -> str:
+        """What it has written so far."""
+        return (self._folder / "stdout").read_text()
+
+    @property
+    def stderr(self) -> str:
+        """What it has written so far."""
+        return (self._folder / "stderr").read_text()
+
+    def wait(self, deadline: float = DEADLINE) -> int:
+        """Its exit code. A traceback is never right."""
+        try:
+            code = self.process.wait(deadline)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"runs still after {deadline:g} s: {self.stdout}{self.stderr}") from None
+        assert "Traceback" not in self.stderr, self.stderr
+        return code
+
+
+@contextmanager
+def running(arguments: list[str], folder: Path, environment: Mapping[str, str]) -> Iterator[Running]:
+    """A program with a session of its own; killed in the end if it still runs."""
+    output = Path(tempfile.mkdtemp(prefix="output-", dir=folder))
+    with (output / "stdout").open("wb") as stdout, (output / "stderr").open("wb") as stderr:
+        process = subprocess.Popen(
+            arguments,
+            cwd=folder,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+        )
+    try:
+        yield Running(process, output)
+    finally:
+        process.kill()
+        process.wait(DEADLINE)
 
 
 class Daemon:
@@ -297,6 +334,27 @@ def lock_on(database: Path) -> tuple[str, int] | None:
         reply = fcntl.fcntl(file, fcntl.F_GETLK, struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
     kind, _, _, _, pid = struct.unpack("hhqqi0q", reply)
     return None if kind == fcntl.F_UNLCK else ("read" if kind == fcntl.F_RDLCK else "write", pid)
+
+
+@contextmanager
+def watched_locks(database: Path) -> Iterator[set[int]]:
+    """The processes that held a lock of DuckDB's kind on a file at any moment of the body, as the kernel tells."""
+    inode, seen, done = str(database.stat().st_ino), set[int](), threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            for line in Path("/proc/locks").read_text().splitlines():
+                fields = line.replace("-> ", "").split()
+                if fields[1] in ("POSIX", "OFDLCK") and fields[5].rpartition(":")[2] == inode:
+                    seen.add(int(fields[4]))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        done.set()
+        thread.join()
 
 
 def members(group: int) -> list[int]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.main import get_command
 
 from selfheald.cli.config_commands import app
 from selfheald.config import Config, load_config
@@ -24,19 +25,39 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
 
 
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, list(arguments))
+@dataclass
+class Result:
+    exit_code: int
+    stdout: str
+    stderr: str
 
 
-def refused(*arguments: str) -> InitializationError:
-    error = run(*arguments).exception
-    assert isinstance(error, InitializationError)
-    assert error.code == "config_invalid"
-    assert error.hint
-    return error
+class Run:
+    """Runs a command in this process; a configuration error comes out of it, as it does to the boundary."""
+
+    def __init__(self, captured: pytest.CaptureFixture[str]) -> None:
+        self.captured = captured
+
+    def __call__(self, *arguments: str) -> Result:
+        with pytest.raises(SystemExit) as ended:
+            get_command(app).main(args=list(arguments), prog_name="selfheald config")
+        output = self.captured.readouterr()
+        return Result(int(ended.value.code or 0), output.out, output.err)
+
+    def refused(self, *arguments: str) -> InitializationError:
+        with pytest.raises(InitializationError) as raised:
+            get_command(app).main(args=list(arguments), prog_name="selfheald config")
+        assert raised.value.code == "config_invalid"
+        assert raised.value.hint
+        return raised.value
 
 
-def test_show_is_toml_and_json(tmp_path: Path) -> None:
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    return Run(capsys)
+
+
+def test_show_is_toml_and_json(tmp_path: Path, run: Run) -> None:
     (tmp_path / "my.toml").write_text("[dbt]\nenv.TOKEN = 's3cret'\n[history]\nkeep = 9\n")
     result = run("show", "--config", "my.toml")
     assert result.exit_code == 0
@@ -48,10 +69,10 @@ def test_show_is_toml_and_json(tmp_path: Path) -> None:
     assert document["config"]["dbt"]["env"] == {"TOKEN": "<hidden>"}
     assert document["origins"] == {"dbt.env.TOKEN": "file", "history.keep": "file"}
     assert document["error"] is None
-    assert "s3cret" not in result.output
+    assert "s3cret" not in result.stdout + result.stderr
 
 
-def test_validate_names_the_file_and_warns_on_stderr(tmp_path: Path) -> None:
+def test_validate_names_the_file_and_warns_on_stderr(tmp_path: Path, run: Run) -> None:
     (tmp_path / "selfheald.toml").write_text("[watch]\nroots = ['missing']\n")
     (tmp_path / "selfheald.toml").chmod(0o644)
     result = run("validate")
@@ -59,7 +80,7 @@ def test_validate_names_the_file_and_warns_on_stderr(tmp_path: Path) -> None:
     assert f"watch.roots: {tmp_path}/missing is not a folder" in result.stderr
 
 
-def test_validate_says_what_was_passed_over(tmp_path: Path) -> None:
+def test_validate_says_what_was_passed_over(tmp_path: Path, run: Run) -> None:
     (tmp_path / "selfheald.toml").write_text("")
     (tmp_path / "selfheald.toml").chmod(0o666)
     result = run("validate")
@@ -68,17 +89,17 @@ def test_validate_says_what_was_passed_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["show", "validate"])
-def test_errors_are_raised_to_the_boundary(command: str, tmp_path: Path) -> None:
+def test_errors_are_raised_to_the_boundary(command: str, tmp_path: Path, run: Run) -> None:
     (tmp_path / "my.toml").write_text("[watch]\nsetle = 1\n")
-    error = refused(command, "--config", "my.toml")
+    error = run.refused(command, "--config", "my.toml")
     assert error.message == f"{tmp_path}/my.toml:2: watch.setle: unknown key; did you mean watch.settle?"
 
 
-def test_schema_is_json() -> None:
+def test_schema_is_json(run: Run) -> None:
     assert json.loads(run("schema").stdout)["title"] == "selfheald.toml"
 
 
-def test_init_writes_a_file_that_counts(tmp_path: Path) -> None:
+def test_init_writes_a_file_that_counts(tmp_path: Path, run: Run) -> None:
     before = os.umask(0o002)
     try:
         result = run("init")
@@ -91,28 +112,28 @@ def test_init_writes_a_file_that_counts(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["selfheald.toml"]
 
 
-def test_init_replaces_only_when_told(tmp_path: Path) -> None:
+def test_init_replaces_only_when_told(tmp_path: Path, run: Run) -> None:
     file = tmp_path / "selfheald.toml"
     file.write_text("mine")
-    assert "exists already" in refused("init", str(file)).message
+    assert "exists already" in run.refused("init", str(file)).message
     assert file.read_text() == "mine"
     assert run("init", str(file), "--force").exit_code == 0
     assert load_config(file) == Config()
     assert [path.name for path in tmp_path.iterdir()] == ["selfheald.toml"]
 
 
-def test_init_takes_a_folder_and_makes_those_above(tmp_path: Path) -> None:
+def test_init_takes_a_folder_and_makes_those_above(tmp_path: Path, run: Run) -> None:
     assert run("init", str(tmp_path)).exit_code == 0
     assert (tmp_path / "selfheald.toml").is_file()
     assert run("init", "--config", "a/b/c.toml").exit_code == 0
     assert (tmp_path / "a/b/c.toml").is_file()
     assert run("init", "a", "--config", "b").exit_code == 2
     (tmp_path / "plain").touch()
-    assert "cannot be written" in refused("init", "plain/c.toml").message
+    assert "cannot be written" in run.refused("init", "plain/c.toml").message
 
 
 @pytest.mark.parametrize("command", ["show", "validate", "schema", "init"])
-def test_help_has_an_example(command: str) -> None:
+def test_help_has_an_example(command: str, run: Run) -> None:
     result = run(command, "--help")
     assert result.exit_code == 0
     assert f"Example: selfheald config {command}" in result.stdout
