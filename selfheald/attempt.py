@@ -111,7 +111,8 @@ class Attempt:
                 self.status.end(name)
         result = self._result(outcome, None)
         if outcome == "initialized":
-            message = f"ready in {result.duration_seconds:.1f} s: {len(self.created)} of {len(self.missing)} missing tables made"
+            made = f"{len(self.created)} of {len(self.missing)} missing tables made"
+            message = f"ready in {result.duration_seconds:.1f} s: {made}"
             self._record(result)
         else:
             message = "ready: all tables are there"

@@ -332,8 +332,12 @@ class _Wait:
             return
         answers = status.get("answers")
         if answers not in (self.request_id, self.baseline, None):
-            # A later request has been taken up: ours was merged into it.
-            self.request_id = str(answers)
+            if (read_record(request_path(self.database)) or {}).get("id") == self.request_id:
+                # Ours has not even been taken: what was answered is an older one.
+                self.baseline = answers
+            else:
+                # A later request has been taken up: ours was merged into it.
+                self.request_id = str(answers)
         if answers == self.request_id and status.get("state") == "failed" and not status.get("next_attempt_at"):
             error = status.get("error")
             raise from_dict(error if isinstance(error, dict) else {"message": "the initialization failed"})

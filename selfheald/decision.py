@@ -30,6 +30,7 @@ def decide(check: CheckResult, *, requested: bool, heal: str) -> Decision:
         return Decision.FAIL
     if not reading.exists and not requested:
         return Decision.FORGET
-    if heal == "never" or (heal == "requested" and not requested):
+    # A zero-byte file is a request, in the way that a shell can make one.
+    if heal == "never" or (heal == "requested" and not (requested or reading.empty)):
         return Decision.LEAVE
     return Decision.WAIT if reading.holder is not None else Decision.INITIALIZE

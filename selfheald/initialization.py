@@ -245,7 +245,7 @@ class _Initialization:
                 "pre_sql": dbt.pre_sql,
                 "work_dir": str(staging.work),
                 "database": str(staging.database),
-                "partial_parse": str(self.tools.planner.saved_parse(found.plan.fingerprint)),
+                "partial_parse": str(self.tools.planner.saved_parse(found.plan)),
             },
             found.settings,
             staging,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -100,15 +101,16 @@ class Planner:
         settings = await self.settings_for(database, fresh=fresh)
         async with self._turn:
             fingerprint = await self._fingerprint(settings, fresh)
-            plan = self._plans.get(fingerprint) or self._kept(fingerprint)
+            name = _name(fingerprint, settings.project_dir)
+            plan = self._plans.get(name) or self._kept(fingerprint, settings)
             if plan is None:
                 plan = await self._parsed(fingerprint, settings, fresh)
-            self._plans[fingerprint] = plan
+            self._plans[name] = plan
         return plan, settings
 
-    def saved_parse(self, plan_fingerprint: str) -> Path:
+    def saved_parse(self, plan: Plan) -> Path:
         """Where dbt's own parse of that project is kept, so that the next process parses only what changed."""
-        return self._folder / f"{_name(plan_fingerprint)}.msgpack"
+        return self._folder / f"{_name(plan.fingerprint, plan.project_dir)}.msgpack"
 
     def last_seconds(self) -> float | None:
         """How long the last initialization with these settings took, in seconds, for an estimate."""
@@ -149,15 +151,17 @@ class Planner:
         self._fresh[key] = (time.monotonic(), fingerprint)
         return fingerprint
 
-    def _kept(self, fingerprint: str) -> Plan | None:
+    def _kept(self, fingerprint: str, settings: Settings) -> Plan | None:
+        path = self._folder / f"{_name(fingerprint, settings.project_dir)}.json"
         try:
-            plan = plan_from_json(json.loads((self._folder / f"{_name(fingerprint)}.json").read_text()))
+            plan = plan_from_json(json.loads(path.read_text()))
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return plan if plan.fingerprint == fingerprint else None
 
     async def _parsed(self, fingerprint: str, settings: Settings, fresh: bool) -> Plan:
-        failed = self._failures.get(fingerprint)
+        name = _name(fingerprint, settings.project_dir)
+        failed = self._failures.get(name)
         if failed is not None and not (fresh and time.monotonic() - failed[0] > FAILURE_SECONDS):
             raise failed[1]
         self.announce("Reading the dbt project…")
@@ -172,7 +176,7 @@ class Planner:
                         "select": list(self.config.required.select) if not self.config.required.tables else ["*"],
                         "work_dir": str(folder),
                         "database": str(folder / self.config.watch.database),
-                        "partial_parse": str(self.saved_parse(fingerprint)) if keep else None,
+                        "partial_parse": str(self._folder / f"{name}.msgpack") if keep else None,
                         "log_dir": str(log_folder),
                         "log_file": str(log_folder / "plan.log"),
                     },
@@ -191,9 +195,9 @@ class Planner:
                     self._keep(plan)
         except InitializationError as error:
             if not error.retryable:
-                self._failures[fingerprint] = (time.monotonic(), error)
+                self._failures[name] = (time.monotonic(), error)
             raise
-        self._failures.pop(fingerprint, None)
+        self._failures.pop(name, None)
         return plan
 
     @contextmanager
@@ -212,7 +216,7 @@ class Planner:
     def _keep(self, plan: Plan) -> None:
         """Write the plan to the cache, which holds the latest few."""
         with suppress(OSError, InitializationError):
-            path = self._folder / f"{_name(plan.fingerprint)}.json"
+            path = self._folder / f"{_name(plan.fingerprint, plan.project_dir)}.json"
             write_atomically(path, json.dumps(plan.to_json()), durable=False)
             plans = sorted(self._folder.glob("*.json"), key=lambda found: found.stat().st_mtime)
             for old in plans[:-20]:
@@ -262,5 +266,6 @@ async def _ask_for_variables(
     return variables
 
 
-def _name(fingerprint: str) -> str:
-    return fingerprint.removeprefix("sha256:")[:32]
+def _name(fingerprint: str, project_dir: object) -> str:
+    """A plan names files of its project: a copy of the project elsewhere has a plan of its own."""
+    return hashlib.sha256(f"{fingerprint}\0{project_dir}".encode(errors="replace")).hexdigest()[:32]

@@ -84,7 +84,8 @@ def _load(kind: str) -> Callable[[Job, Emit], Dict[str, Any]]:
         loaded: Callable[[Job, Emit], Dict[str, Any]] = getattr(importlib.import_module(module), function)
     except Exception as error:
         traceback.print_exc()
-        raise JobError("dbt_unavailable", f"{sys.executable} cannot import what it needs: {error}") from error
+        message = f"{sys.executable} cannot import what it needs: {error}"
+        raise JobError("dbt_unavailable", message, path=sys.executable) from error
     return loaded
 
 

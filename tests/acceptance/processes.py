@@ -342,7 +342,7 @@ def watched_locks(database: Path) -> Iterator[set[int]]:
     inode, seen, done = str(database.stat().st_ino), set[int](), threading.Event()
 
     def look() -> None:
-        while not done.is_set():
+        while not done.wait(0.0005):
             for line in Path("/proc/locks").read_text().splitlines():
                 fields = line.replace("-> ", "").split()
                 if fields[1] in ("POSIX", "OFDLCK") and fields[5].rpartition(":")[2] == inode:

@@ -22,44 +22,63 @@ VIEW, FACTS, DIMENSION = (f"model.own_project.{name}" for name in ("stg_regions"
 REQUIRED = [DIMENSION, FACTS, SEED]
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """A copy of the user's project, to be broken."""
-    return Path(shutil.copytree(OWN_PROJECT, tmp_path / "project"))
+def pristine(folder: Path) -> Path:
+    """The user's project, unchanged, in that folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    return Path(shutil.copytree(OWN_PROJECT, folder))
 
 
 @pytest.fixture(scope="module")
-def planned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Event, Path]:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the project under test is, always: a kept parse is good for one place only."""
+    return tmp_path_factory.mktemp("own") / "project"
+
+
+@pytest.fixture(scope="module")
+def planned(place: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Event, Path]:
     """The project's plan, and the parse that was kept for later jobs."""
     folder = tmp_path_factory.mktemp("plan")
-    kept = folder / "kept.msgpack"
-    before = snapshot(OWN_PROJECT)
-    outcome = run(folder / "job", "plan", partial_parse=str(kept))[-1]
-    assert snapshot(OWN_PROJECT) == before
-    return outcome, kept
+    before = snapshot(pristine(place))
+    outcome = run(folder / "job", "plan", project_dir=str(place), partial_parse=str(folder / "kept"))[-1]
+    assert snapshot(place) == before
+    return outcome, folder / "kept"
 
 
 @pytest.fixture(scope="module")
-def built(planned: tuple[Event, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Path]:
+def built(
+    place: Path, planned: tuple[Event, Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[Event], Path]:
     """The events of building all of the project, and the staging database."""
     folder = tmp_path_factory.mktemp("build")
     events = run(
         folder / "job",
         "build",
+        project_dir=str(pristine(place)),
+        partial_parse=str(planned[1]),
         seeds=asked(SEED),
         models=asked(VIEW, FACTS, DIMENSION),
-        partial_parse=str(planned[1]),
         pre_sql="create macro answer() as 42",
-        vars={},
     )
     return events, folder / "job" / "db" / "simulation.duckdb"
+
+
+@pytest.fixture
+def project(place: Path) -> Path:
+    """The project, to be broken."""
+    return pristine(place)
+
+
+@pytest.fixture
+def kept(planned: tuple[Event, Path], tmp_path: Path) -> str:
+    """A parse of the unbroken project."""
+    return str(shutil.copyfile(planned[1], tmp_path / "kept"))
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(file): (file.stat().st_size, file.stat().st_mtime_ns) for file in folder.rglob("*")}
 
 
-def test_a_plan_tells_what_the_manifest_and_the_seed_files_say(planned: tuple[Event, Path]) -> None:
+def test_a_plan_tells_what_the_manifest_and_the_seed_files_say(planned: tuple[Event, Path], place: Path) -> None:
     plan, _ = planned
     assert plan["event"] == "result", plan
     assert plan["required"] == REQUIRED
@@ -71,7 +90,7 @@ def test_a_plan_tells_what_the_manifest_and_the_seed_files_say(planned: tuple[Ev
     # The header of the file counts, not the properties, which leave a column out.
     assert nodes[SEED]["columns"] == [["region_code", "varchar"], ["region_name", None], ["headcount", None]]
     assert nodes[SEED]["delimiter"] == ","
-    assert nodes[SEED]["path"] == str(OWN_PROJECT / "seeds" / "regions.csv")
+    assert nodes[SEED]["path"] == str(place / "seeds" / "regions.csv")
     assert nodes[VIEW]["macros"] == ["macro.own_project.prefixed"]
     assert nodes[VIEW]["depends_on"] == [SEED]
     assert nodes[FACTS]["contract"] is True
@@ -85,19 +104,20 @@ def test_a_plan_tells_what_the_manifest_and_the_seed_files_say(planned: tuple[Ev
     assert list(plan["macros"]) == ["macro.own_project.prefixed"]
 
 
-def test_a_kept_parse_serves_another_database_path(planned: tuple[Event, Path], tmp_path: Path) -> None:
-    plan, kept = planned
-    before = kept.stat()
-    again = run(tmp_path / "job", "plan", partial_parse=str(kept))[-1]
+def test_a_kept_parse_serves_another_database_path(
+    planned: tuple[Event, Path], project: Path, kept: str, tmp_path: Path
+) -> None:
+    before = Path(kept).stat()
+    again = run(tmp_path / "job", "plan", project_dir=str(project), partial_parse=kept)[-1]
     # dbt writes a parse whenever it has parsed anything, and the child then replaces the kept one.
-    assert kept.stat().st_ino == before.st_ino
-    assert again == plan
+    assert Path(kept).stat().st_ino == before.st_ino
+    assert again == planned[0]
 
 
-def test_a_kept_parse_is_not_used_where_the_path_decides(project: Path, tmp_path: Path) -> None:
+def test_a_kept_parse_is_not_used_where_the_path_decides(project: Path, kept: str, tmp_path: Path) -> None:
     model = project / "models" / "mart" / "dim_regions.sql"
     model.write_text("{{ config(alias='d_' ~ target.path.split('/')[-3]) }} " + model.read_text())
-    job = {"project_dir": str(project), "partial_parse": str(tmp_path / "kept")}
+    job = {"project_dir": str(project), "partial_parse": kept}
     names = [run(tmp_path / name, "plan", **job)[-1]["nodes"][DIMENSION]["alias"] for name in ("one", "two")]
     assert names == ["d_one", "d_two"]
 
@@ -140,7 +160,7 @@ def test_a_build_leaves_one_whole_file_in_the_wanted_format(built: tuple[list[Ev
 
 
 def test_only_the_listed_nodes_are_built_on_what_is_there(
-    built: tuple[list[Event], Path], project: Path, tmp_path: Path
+    built: tuple[list[Event], Path], project: Path, kept: str, tmp_path: Path
 ) -> None:
     # A model in a folder named as another one: dbt's own `fqn:` selection of the outer would take both.
     inner = project / "models" / "mart" / "fct_headcount" / "inner_one.sql"
@@ -159,7 +179,8 @@ def test_only_the_listed_nodes_are_built_on_what_is_there(
         shutil.copyfile(built[1], child.database)
         dropped = query(child.database, "drop table fct_headcount")
         assert dropped == []
-        child.send(project_dir=str(project), models=asked(FACTS, "model.own_project.int_region_years"))
+        models = asked(FACTS, "model.own_project.int_region_years")
+        child.send(project_dir=str(project), partial_parse=kept, models=models)
         events = list(child.events())
         assert child.process.wait(DEADLINE) == 0, events
     assert events[-1]["built"] == [FACTS]
@@ -295,11 +316,12 @@ BREAKAGES = {
 
 
 @pytest.mark.parametrize("name", BREAKAGES)
-def test_an_error_names_its_cause_and_the_file_to_mend(name: str, project: Path, tmp_path: Path) -> None:
+def test_an_error_names_its_cause_and_the_file_to_mend(name: str, project: Path, kept: str, tmp_path: Path) -> None:
     do, job, code, path, words = BREAKAGES[name]
     do(project)
     models = asked(VIEW, FACTS, DIMENSION) if "seed" not in name else []
-    error = run(tmp_path / "job", job, project_dir=str(project), seeds=asked(SEED), models=models)[-1]
+    where = {"project_dir": str(project), "partial_parse": kept}
+    error = run(tmp_path / "job", job, **where, seeds=asked(SEED), models=models)[-1]
     assert (error["event"], error["code"]) == ("error", code), error
     assert error["path"] == (str(project / path) if path else None), error
     assert words in error["message"]
@@ -314,15 +336,14 @@ def test_an_error_names_its_cause_and_the_file_to_mend(name: str, project: Path,
     ("select_", "code", "words"),
     [
         (["tag:Foundation"], "selection_empty", "its seeds: regions; its tags: foundation"),
-        (["--full-refresh"], "selection_empty", "matches nothing"),
         (["nosuchmethod:x"], "config_invalid", "'nosuchmethod'"),
     ],
 )
 def test_a_selection_that_gives_nothing_is_an_error(
-    select_: list[str], code: str, words: str, planned: tuple[Event, Path], tmp_path: Path
+    select_: list[str], code: str, words: str, project: Path, kept: str, tmp_path: Path
 ) -> None:
-    error = run(tmp_path / "job", "plan", select=select_, partial_parse=str(planned[1]))[-1]
-    assert (error["code"], error["path"]) == (code, str(OWN_PROJECT / "dbt_project.yml"))
+    error = run(tmp_path / "job", "plan", select=select_, project_dir=str(project), partial_parse=kept)[-1]
+    assert (error["code"], error["path"]) == (code, str(project / "dbt_project.yml"))
     assert words in error["message"]
 
 
@@ -336,11 +357,11 @@ def test_without_dbt_the_interpreter_is_named(tmp_path: Path) -> None:
     assert "Traceback" not in error["message"]
 
 
-def test_a_child_dies_with_its_parent_and_takes_its_group_along(project: Path, tmp_path: Path) -> None:
+def test_a_child_dies_with_its_parent_and_takes_its_group_along(project: Path, kept: str, tmp_path: Path) -> None:
     model = project / "models" / "mart" / "dim_regions.sql"
     model.write_text("select count(*) as n from range(100000000) as a, range(100000000) as b")
     with started(tmp_path / "job", "build") as child, companion_of(child) as companion:
-        child.send(project_dir=str(project), models=asked(DIMENSION))
+        child.send(project_dir=str(project), partial_parse=kept, models=asked(DIMENSION))
         for event in child.events():
             if (event["event"], event.get("state")) == ("node", "started"):
                 assert child.process.poll() is None
