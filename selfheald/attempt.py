@@ -50,6 +50,7 @@ class Attempt:
             error=None,
             missing_tables_found=missing,
             tables_created=[],
+            warnings=[],
             started_at=iso_time(self.started_at),
             completed_at=None,
             progress={"done": 0, "total": nodes, "node": None},
@@ -71,6 +72,7 @@ class Attempt:
             self.status.write(progress=progress)
         elif event["event"] == "warning":
             self.log("dbt_warning", str(event["message"]), level="WARNING")
+            self.status.write(warnings=[*self.status.record["warnings"], str(event["message"])])
 
     def begin(self, name: str) -> None:
         """A step begins."""

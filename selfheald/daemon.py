@@ -49,7 +49,8 @@ class Daemon:
 
         Raises :class:`InitializationError` if a root cannot be claimed.
         """
-        with claim(self.roots, self.config.watch.database, self.config.watch.exclude) as presence:
+        watch, attempts = self.config.watch, self.config.retry.attempts
+        with claim(self.roots, watch.database, watch.exclude, attempts) as presence:
             self._presence = presence
             self._tell("starting")
             async with anyio.create_task_group() as life:

@@ -65,7 +65,7 @@ async def run_job(
     except TimeoutError:
         elapsed = time.monotonic() - began
         raise InitializationTimeoutError(
-            f"the {job['job']} job was killed after {elapsed:.1f} s (limit {timeout:g} s)",
+            f"the {job['job']} job was killed after {elapsed:.1f} s (limit {round(timeout, 1):g} s)",
             timeout_seconds=timeout,
             elapsed_seconds=elapsed,
             log=log_file,

@@ -133,6 +133,7 @@ class Status:
             "eta_seconds": None,
             "missing_tables_found": [],
             "tables_created": [],
+            "warnings": [],
             "answers": answers,
             "error": None,
             "started_at": None,

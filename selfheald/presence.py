@@ -33,6 +33,7 @@ class Presence:
     exclude: list[str]
     started_at: float
     locks: dict[Path, DatabaseLock]
+    attempts: int = 0
 
     def renew(self) -> None:
         """Claim again a root that was deleted and made anew: the lock that we hold is on a file that is gone."""
@@ -59,6 +60,7 @@ class Presence:
                 "watcher": watcher,
                 "database": self.database,
                 "exclude": self.exclude,
+                "attempts": self.attempts,
                 "started_at": iso_time(self.started_at),
             }
             try:
@@ -70,8 +72,9 @@ class Presence:
 
 
 @contextmanager
-def claim(roots: Sequence[Path], database: str, exclude: Sequence[str]) -> Iterator[Presence]:
-    """Hold the roots for as long as the body runs; say which file name is looked for, and where not.
+def claim(roots: Sequence[Path], database: str, exclude: Sequence[str], attempts: int = 0) -> Iterator[Presence]:
+    """Hold the roots for as long as the body runs; say which file name is looked for, where not, and how often it is
+    tried.
 
     Raises ``config_invalid`` for a root that is no folder, ``permission_denied``, and ``concurrent_initialization``
     naming the other daemon where one watches the root, or a folder above it, already.
@@ -85,7 +88,7 @@ def claim(roots: Sequence[Path], database: str, exclude: Sequence[str]) -> Itera
                 path=root,
                 hint="Make the folder, or correct watch.roots.",
             )
-    presence = Presence(list(roots), database, sorted(exclude), time.time(), {})
+    presence = Presence(list(roots), database, sorted(exclude), time.time(), {}, attempts)
     try:
         for root in roots:
             presence.locks[root] = _claimed(root)

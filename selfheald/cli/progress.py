@@ -94,6 +94,7 @@ class Progress:
         self._shown_at = float("-inf")
         self._spinner: Any = None
         self._status: Mapping[str, Any] = {}
+        self._attempts = 0
         self._began = time.monotonic()
 
     def __enter__(self) -> Progress:
@@ -121,6 +122,9 @@ class Progress:
     def on_status(self, status: Mapping[str, Any], attempts: int = 0) -> None:
         """Show what a status record says. A first one of an initialization says how much there is to do."""
         was, self._status = self._status, status
+        self._attempts = attempts
+        for warning in (status.get("warnings") or ())[len(was.get("warnings") or ()) :]:
+            self.say(f"warning: {warning}")
         if status.get("state") == "in_progress" and was.get("attempt_id") != status.get("attempt_id"):
             self.say(describe_size(status))
         self.say(describe(status, attempts=attempts))
@@ -136,7 +140,7 @@ class Progress:
         while True:
             await anyio.sleep(REPEAT_SECONDS / 5)
             if self._spinner is None and time.monotonic() - self._shown_at >= REPEAT_SECONDS:
-                again = describe(self._status) or self._text
+                again = describe(self._status, attempts=self._attempts) or self._text
                 self._shown_at = time.monotonic()
                 if not self._quiet:
                     typer.echo(f"{again} ({time.monotonic() - self._began:.0f} s)", err=True)

@@ -20,9 +20,9 @@ from selfheald.cli.output import (
     print_json,
 )
 from selfheald.cli.progress import Progress, describe_ready
-from selfheald.client import read_record, status_path, wait_until_ready_async
+from selfheald.client import daemon_root, read_record, status_path, wait_until_ready_async
 from selfheald.errors import InitializationError
-from selfheald.workspace import Database, resolve_database
+from selfheald.workspace import PRIVATE_FOLDER, Database, resolve_database
 
 _OrEnsure = Annotated[bool, typer.Option("--or-ensure", help="Where no daemon watches the path, make it ready here.")]
 
@@ -89,6 +89,13 @@ def split_command(arguments: list[str]) -> tuple[str | None, list[str]]:
     return None, arguments
 
 
+def _attempts(database: Database) -> int:
+    """How often the daemon that watches a database tries in all; 0: unknown."""
+    root = daemon_root(database.path)
+    record = None if root is None else read_record(root / PRIVATE_FOLDER / "daemon.json")
+    return int((record or {}).get("attempts") or 0)
+
+
 async def _wait(
     database: Database, timeout: float, or_ensure: bool, config: Any
 ) -> tuple[dict[str, Any], InitializationError | None]:
@@ -101,7 +108,7 @@ async def _wait(
 
         def on_progress(status: dict[str, Any]) -> None:
             seen.add(status.get("attempt_id"))
-            progress.on_status(status)
+            progress.on_status(status, _attempts(database) if status.get("next_attempt_at") else 0)
 
         async with anyio.create_task_group() as group:
             group.start_soon(progress.keep_talking)

@@ -110,9 +110,7 @@ class TestEachStart:
     """Simulators of each kind, all at once, for one database. Promises 1 and 3."""
 
     @pytest.mark.parametrize("names", [["wait", "client", "async", "exec"], ["shell"]], ids=["asked", "shell"])
-    def test_nothing_at_all(
-        self, names: list[str], selfheald: Selfheald, daemon: Daemon, workspace: Path
-    ) -> None:
+    def test_nothing_at_all(self, names: list[str], selfheald: Selfheald, daemon: Daemon, workspace: Path) -> None:
         database = workspace / NAME
         with ExitStack() as stack:
             expect_ready(simulate(selfheald, database, names, stack))
