@@ -26,7 +26,7 @@ format: $(VENV)/.tests ## Format
 
 types: $(VENV)/.tests ## Type check
 	$(BIN)/mypy
-	cd selfheald/child && ../../$(BIN)/mypy --config-file ../../pyproject.toml --python-version 3.10 .
+	cd selfheald/child && ../../$(BIN)/mypy --explicit-package-bases --config-file ../../pyproject.toml .
 
 clean: ## Remove what these commands made
 	rm -rf $(VENV) $(PINNED) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -68,7 +68,7 @@ async def run_job(
             f"the {job['job']} job was killed after {elapsed:.1f} s (limit {round(timeout, 1):g} s)",
             timeout_seconds=timeout,
             elapsed_seconds=elapsed,
-            log=log_file,
+            log=_log_to_read(job),
             path=job.get("project_dir"),
         ) from None
     finally:
@@ -81,7 +81,7 @@ async def run_job(
             hint=result.get("hint"),
             path=result.get("path"),
             step=result.get("step"),
-            log=log_file,
+            log=_log_to_read(job),
         )
     if result.get("event") != "result":
         raise _ended_early(process.returncode, log_file, python)
@@ -156,6 +156,12 @@ async def _end(process: anyio.abc.Process) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     await process.wait()
     await process.aclose()
+
+
+def _log_to_read(job: Mapping[str, Any]) -> Path:
+    """dbt's own log where it wrote one, else what the child printed."""
+    dbt_log = Path(job.get("log_dir") or Path(job["log_file"]).parent) / "dbt.log"
+    return dbt_log if dbt_log.is_file() else Path(job["log_file"])
 
 
 def _ended_early(returncode: int | None, log_file: Path, python: str) -> InitializationError:

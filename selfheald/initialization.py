@@ -271,6 +271,7 @@ class _Initialization:
     async def _certify(self, built: Inspection) -> InitializationResult:
         """Look at the live file, and write the marker if it holds what it should."""
         attempt = self.attempt
+        result: InitializationResult | None = None
         until = time.monotonic() + CERTIFY_SECONDS
         while True:
             found = await look(self.tools, self.database, built.plan, built.settings)
@@ -283,11 +284,14 @@ class _Initialization:
                     path=self.database,
                     missing_tables=sorted(missing),
                 )
-            attempt.created = [name for name in attempt.missing if name not in missing]
-            if adopt(self.database, found, answers=attempt.status.record["answers"], initialized_at=time.time()):
-                result = attempt.completed("initialized")
-                self.tools.planner.remember_seconds(result.duration_seconds)
-                return result
+            if found.reading.certain:
+                if result is None:
+                    attempt.created = [name for name in attempt.missing if name not in missing]
+                    # The marker comes last: whoever sees it finds the status complete.
+                    result = attempt.completed("initialized")
+                    self.tools.planner.remember_seconds(result.duration_seconds)
+                if adopt(self.database, found, answers=attempt.status.record["answers"], initialized_at=time.time()):
+                    return result
             if time.monotonic() > until:
                 raise StartOverError
             await anyio.sleep(BUSY_SECONDS / 4)

@@ -84,7 +84,8 @@ def clean_leftovers(database: Database) -> list[Path]:
 def has_leftovers(database: Database) -> bool:
     """True if a staging folder lies there: in use, or left by a process that was killed."""
     try:
-        return any(entry.name.startswith(_PREFIX) for entry in os.scandir(database.private))
+        with os.scandir(database.private) as listing:
+            return any(entry.name.startswith(_PREFIX) for entry in listing)
     except OSError:
         return False
 

@@ -39,5 +39,6 @@ def command(
         )
     log.configure(effective.log)
     for warning in settings.warnings(effective):
-        log.event_log("config_warning", warning, "WARNING")
+        if not warning.startswith("watch.roots: "):  # a root that is missing at the start is an error, and told as one
+            log.event_log("config_warning", warning, "WARNING")
     anyio.run(serve, effective)

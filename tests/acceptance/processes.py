@@ -367,6 +367,14 @@ def children(parent: int) -> list[int]:
     return [pid for pid, fields in _processes() if int(fields[1]) == parent]
 
 
+def arguments(pid: int) -> list[str]:
+    """A process's command line; the last one is always empty."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+    except OSError:
+        return [""]
+
+
 def cpu_seconds(pid: int) -> float:
     """The processor time that a process, with all its threads and ended children, has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

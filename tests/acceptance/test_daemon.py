@@ -17,6 +17,7 @@ from processes import (
     REQUIRED,
     Daemon,
     Selfheald,
+    arguments,
     change,
     children,
     cpu_seconds,
@@ -58,6 +59,18 @@ def workspace(daemon: Daemon, shared_root: Path, request: pytest.FixtureRequest)
     return folder
 
 
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return [tmp_path_factory.mktemp("first"), tmp_path_factory.mktemp("second")]
+
+
+@pytest.fixture(scope="module")
+def restless(shared_selfheald: Selfheald, roots: list[Path]) -> Iterator[Daemon]:
+    """A daemon that scans twice a second."""
+    with shared_selfheald.daemon(*roots, WATCH__RESCAN=0.5) as daemon:
+        yield daemon
+
+
 def marker_of(database: Path) -> Path:
     return database.with_name(f"{database.name}.ready")
 
@@ -84,7 +97,7 @@ class TestSeeing:
         sign.touch()
         database = complete(workspace / "left" / "deep")
         wait_until_marked(complete(workspace / "watched"), SOON)
-        throughout(LONG_ENOUGH, lambda: sorted(os.listdir(database.parent)) == [NAME])
+        throughout(LONG_ENOUGH, lambda: list(database.parent.iterdir()) == [database])
         sign.unlink()
         wait_until_marked(database, SOON)
 
@@ -133,15 +146,6 @@ class TestSeeing:
 
 class TestStillness:
     """A daemon that scans twice a second, over two roots."""
-
-    @pytest.fixture(scope="class")
-    def roots(self, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-        return [tmp_path_factory.mktemp("first"), tmp_path_factory.mktemp("second")]
-
-    @pytest.fixture(scope="class")
-    def restless(self, shared_selfheald: Selfheald, roots: list[Path]) -> Iterator[Daemon]:
-        with shared_selfheald.daemon(*roots, WATCH__RESCAN=0.5) as daemon:
-            yield daemon
 
     def test_nothing_happens_when_nothing_changes(self, restless: Daemon, roots: list[Path], complete: Copied) -> None:
         databases = [complete(root / f"w{number}") for root in roots for number in range(5)]
@@ -331,9 +335,12 @@ class TestEnding:
         assert {name: after[name] for name in before} == before
 
     def _endless_child(self, daemon: Daemon, database: Path) -> int:
-        """The process that dbt runs in, once staging stands and it is at work; it is the leader of its group."""
-        wait_for(lambda: list(database.parent.glob(f".selfheald/staging-*/{NAME}")), what=daemon.told)
-        found = children(daemon.pid)
-        assert len(found) == 1
-        assert os.getpgid(found[0]) == found[0]
-        return found[0]
+        """The process that dbt runs in; it is the leader of its group."""
+
+        def at_work() -> list[int]:
+            staged = list(database.parent.glob(f".selfheald/staging-*/{NAME}"))
+            return [pid for pid in children(daemon.pid) if staged and arguments(pid)[-2:] == ["build", ""]]
+
+        [child] = wait_for(at_work, what=daemon.told)
+        assert os.getpgid(child) == child
+        return child

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
@@ -350,7 +351,7 @@ class TestOwnProject:
 
     def test_ensure_and_a_daemon(self, selfheald: Selfheald, root: Path, tmp_path: Path) -> None:
         before = snapshot(OWN_PROJECT)
-        settings = {"DBT__PROJECT_DIR": str(OWN_PROJECT), "DBT__VARS": "{}"}
+        settings: dict[str, Any] = {"DBT__PROJECT_DIR": str(OWN_PROJECT), "DBT__VARS": "{}"}
         here = tmp_path / "here"
         here.mkdir()
         made = selfheald.document("ensure", here, **settings)

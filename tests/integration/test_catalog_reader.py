@@ -21,7 +21,8 @@ from selfheald.duckdb_errors import classify
 from selfheald.errors import DatabaseCorruptionError
 from selfheald.file_header import probe_file
 from selfheald.initialization_state import RequiredTable, TableTier
-from selfheald.read_only_files import ReadOnlyFiles
+from selfheald.read_only_files import ReadOnlyFiles, _File
+from selfheald.watched_file import watch_database
 
 
 @pytest.fixture
@@ -100,13 +101,7 @@ class TestReading:
 
     @pytest.mark.skipif(VERSION < (2, 0), reason="nested schemas came with 2.0")
     def test_a_table_in_a_nested_schema_is_none_of_the_outer(self, path: Path) -> None:
-        make(
-            path,
-            "CREATE SCHEMA a",
-            "CREATE SCHEMA a.b",
-            "CREATE TABLE a.b.t (x INTEGER)",
-            "CREATE TABLE a.t (x INTEGER)",
-        )
+        make(path, "CREATE SCHEMA a", "CREATE SCHEMA a.b", "CREATE TABLE a.b.t (x INT)", "CREATE TABLE a.t (x INT)")
         assert names(read_database(path)) == ["a.t:table"]
 
     def test_views_that_were_never_bound_are_not_bound_by_reading(
@@ -115,22 +110,38 @@ class TestReading:
         make(path, *SOME, "CREATE VIEW v AS SELECT * FROM t")
         expected = read_database(path).relations
         reader = CatalogReader()
-        listed = "SELECT schema_oid, schema_name, view_name, false FROM duckdb_views()"
-        monkeypatch.setattr(
-            CatalogReader,
-            "_views",
-            lambda self: self._rows(f"{listed} WHERE database_name = 'checked' AND NOT internal"),
+        listed = (
+            "SELECT schema_oid, schema_name, view_name, false FROM duckdb_views() "
+            "WHERE database_name = 'checked' AND NOT internal"
         )
+        monkeypatch.setattr(CatalogReader, "_views", lambda self: self._rows(listed))
         monkeypatch.setattr(CatalogReader, "_columns", lambda self: pytest.fail("this would bind views"))
         reader._knows_bound = True
         monkeypatch.setattr(catalog_reader._kept, "reader", reader, raising=False)
         reading = read_database(path)
         assert (reading.error, reading.relations) == (None, expected)
 
+    def test_rows_are_read_in_the_callers_thread_alone(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """2.0.0 would read ahead in other threads, and mix rows up."""
+        make(path, "CREATE TABLE t AS SELECT range AS a, random() AS b, 'x' || range AS c FROM range(1000000)")
+        query = "SELECT count(*), sum(hash(a)), sum(hash(b)), sum(hash(c)) FROM"
+        with duckdb.connect(str(path), read_only=True) as connection:
+            expected = connection.execute(f"{query} t").fetchone()
+        threads: set[int] = set()
+        read = _File.read
+        monkeypatch.setattr(_File, "read", lambda self, *a: threads.add(threading.get_ident()) or read(self, *a))
+        reader = CatalogReader()
+        with watch_database(path) as watched, reader.attached(watched):
+            assert reader.connection.execute(f"{query} checked.main.t").fetchone() == expected
+        reader.close()
+        assert threads == {threading.get_ident()}
+
     def test_types_are_spelled_as_we_spell_them(self) -> None:
         connection = duckdb.connect(":memory:")
-        for written in ("int", "numeric", "dec(5)", "text", "float8", "timestamptz", "int[]", "varchar(9)", "real", "long",
-                        "struct(a int, b text[])", "map(text, numeric(4, 1))", "double precision", "uint8", "bytea"):  # fmt: skip
+        types = "int, numeric, dec(5), text, float8, timestamptz, int[], varchar(9), real, long, uint8, bytea".split(
+            ", "
+        )
+        for written in (*types, "struct(a int, b text[])", "map(text, numeric(4, 1))", "double precision"):
             row = connection.execute(f"SELECT typeof(CAST(NULL AS {written}))").fetchone()
             assert row is not None
             assert canonical_type(written) == canonical_type(row[0]) == row[0]
@@ -302,7 +313,7 @@ class TestNothingIsRun:
         make(path, "CREATE VIEW v AS SELECT * FROM read_csv('/etc/passwd', header = false)")
         reader = CatalogReader()
         reader.lock()
-        with catalog_reader.watch_database(path) as watched, reader.attached(watched):
+        with watch_database(path) as watched, reader.attached(watched):
             for query in (
                 "FROM checked.main.v",
                 "FROM read_csv('/etc/passwd')",
@@ -327,13 +338,25 @@ class TestNothingIsRun:
             address = files.show(path.name, descriptor, folder)
             assert files.open(address).read() == b"abc"
             requests: list[Callable[[], object]] = [
-                lambda: files.rm(address), lambda: files.rm_file(address), lambda: files.delete(address),
-                lambda: files.mv(address, address + "x"), lambda: files.move(address, address), lambda: files._rm(address),
-                lambda: files.rename(address, address), lambda: files.mkdir(address), lambda: files.makedirs(address),
-                lambda: files.touch(address), lambda: files.pipe_file(address, b""), lambda: files.cp_file(address, address),
-                lambda: files.open(address, "wb"), lambda: files.open(address, "r+b"), lambda: files.open(address, "ab"),
-                lambda: files.open(address + ".wal", "wb"), lambda: files.ls(address), lambda: files.glob(address),
-            ]  # fmt: skip
+                lambda: files.rm(address),
+                lambda: files.rm_file(address),
+                lambda: files.delete(address),
+                lambda: files._rm(address),
+                lambda: files.mv(address, address),
+                lambda: files.move(address, address),
+                lambda: files.rename(address, address),
+                lambda: files.cp_file(address, address),
+                lambda: files.mkdir(address),
+                lambda: files.makedirs(address),
+                lambda: files.touch(address),
+                lambda: files.pipe_file(address, b""),
+                lambda: files.ls(address),
+                lambda: files.glob(address),
+                lambda: files.open(address, "wb"),
+                lambda: files.open(address, "r+b"),
+                lambda: files.open(address, "ab"),
+                lambda: files.open(address + ".wal", "wb"),
+            ]
             for request in requests:
                 with pytest.raises(PermissionError):
                     request()

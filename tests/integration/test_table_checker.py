@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from selfheald.catalog_reader import read_database
 from selfheald.client import file_identity
 from selfheald.errors import InitializationError
 from selfheald.initialization_state import RequiredTable, TableTier
-from selfheald.locks import Holder, holder
+from selfheald.locks import holder
 from selfheald.table_checker import TableExistenceChecker
 
 
@@ -73,7 +74,8 @@ class TestBesideAWriter:
                     assert time.monotonic() < end + DEADLINE
                 self._is_consistent(reading)
                 assert f"main.pause_{turn}:table" in names(reading)
-                assert reading.holder == Holder(writer.pid, reading.holder and reading.holder.command, "write")
+                assert reading.holder is not None
+                assert (reading.holder.pid, reading.holder.mode) == (writer.pid, "write")
             tell(writer, "stop")
             turns, failures = json.loads(hear(writer))
         assert failures == []
