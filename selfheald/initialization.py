@@ -20,7 +20,7 @@ from selfheald.dbt_host import run_job
 from selfheald.errors import ConcurrentInitializationError, InitializationError
 from selfheald.initialization_state import InitializationResult
 from selfheald.locks import DatabaseLock, Holder
-from selfheald.marker import Status, log_folder, remove_marker, write_marker
+from selfheald.marker import Status, log_folder, outlived_a_tick, remove_marker, write_marker
 from selfheald.plan import Plan, Work, find_work
 from selfheald.planner import Planner, Settings
 from selfheald.staging import Staging, clean_leftovers, open_staging, require_space
@@ -127,12 +127,13 @@ def is_fresh(database: Database, plan: Plan) -> bool:
 
 
 def adopt(database: Database, found: Inspection, *, answers: str | None, initialized_at: float | None = None) -> bool:
-    """Write the marker of a database that is complete; False if it changed meanwhile."""
+    """Write the marker of a database that is complete; False if it changed meanwhile, or only just before."""
     identity = found.reading.identity
     return (
         found.check.complete
         and found.reading.certain
         and identity is not None
+        and outlived_a_tick(identity, found.reading.read_at)
         and write_marker(
             database,
             identity,

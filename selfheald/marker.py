@@ -28,6 +28,8 @@ from selfheald.initialization_state import (
 from selfheald.locks import held
 from selfheald.workspace import Database, ensure_private_folder, remove_file, write_atomically
 
+#: Longer than a tick of file systems that count finer than seconds (ext4, xfs: 1 to 10 ms), and of others (FAT: 2 s).
+TICK_NS, COARSE_TICK_NS = 20_000_000, 2_050_000_000
 OnWrite = Callable[[dict[str, Any]], None]
 
 #: Bytes of a history file that are read at most; a longer one is cut from its beginning.
@@ -95,6 +97,21 @@ def _making_of(database: Database, identity: Mapping[str, Any]) -> tuple[str | N
         return None, None
     same_file = all(recorded.get(key) == identity[key] for key in ("device", "inode"))
     return (made_at, origin) if same_file else (None, None)
+
+
+def outlived_a_tick(identity: Mapping[str, Any], read_at: float) -> bool:
+    """True if a write after ``read_at`` (seconds since the epoch) must give the file other time stamps.
+
+    A write within the same tick of the file system's clock as the one before it changes neither time nor, perhaps,
+    size: a marker about such a moment could be taken for true later on.
+    """
+    stamps = [identity["mtime_ns"], identity["ctime_ns"]]
+    if identity["wal"] is not None:
+        stamps += [identity["wal"]["mtime_ns"], identity["wal"]["ctime_ns"]]
+    coarse = all(stamp % 1_000_000_000 == 0 for stamp in stamps)
+    age = read_at * 1e9 - max(stamps)
+    # A stamp of the future is another host's clock: comparing it with ours tells nothing.
+    return age < 0 or age >= (COARSE_TICK_NS if coarse else TICK_NS)
 
 
 def remove_marker(database: Database) -> bool:

@@ -18,8 +18,8 @@ from selfheald.workspace import IGNORE_FILE, PRIVATE_FOLDER, WAL_SUFFIXES, is_un
 PROBE = "watch-probe"
 #: Milliseconds without a further event after which a batch is handed on, and the longest that one is held back.
 STEP_MS, DEBOUNCE_MS = 50, 400
-#: File systems whose changes by other hosts the kernel doesn't tell of.
-NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "lustre", "glusterfs", "afs"})
+#: File systems whose changes by other hosts the kernel doesn't tell of; in user space they are called `fuse.sshfs`.
+NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "lustre", "glusterfs", "afs", "sshfs"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,8 @@ class Watcher:
             rust_timeout=30_000,
             recursive=True,
         ):
-            if self.is_stale():
+            # A root that is made again may well get the inode of the one that was deleted.
+            if self.is_stale() or any(what is Change.deleted and Path(raw) in self._proven for what, raw in changes):
                 raise FileNotFoundError("a root was moved, deleted or replaced")
             hints = self._hints_of(changes)
             if hints:
@@ -195,11 +196,11 @@ class Watcher:
 
     def _hints_of(self, changes: set[tuple[Change, str]]) -> Hints:
         databases, folders = set(), set()
-        for _, raw in changes:
+        for change, raw in changes:
             path = Path(raw)
             database = database_of(path, self._name)
             if path.name == PROBE:
-                if path.parent.parent in self._proven:
+                if change is not Change.deleted and path.parent.parent in self._proven:
                     self._proven[path.parent.parent].set()
             elif database is not None:
                 databases.add(database)
@@ -212,7 +213,7 @@ class Watcher:
 
 def must_poll(roots: Sequence[Path]) -> Path | None:
     """The first root on a network file system, where native events miss what other hosts do."""
-    return next((root for root in roots if (file_system(root) or "").split(".")[0] in NETWORK), None)
+    return next((root for root in roots if (file_system(root) or "").rpartition(".")[2] in NETWORK), None)
 
 
 def _topmost(folders: set[Path]) -> Iterator[Path]:

@@ -25,6 +25,8 @@ from publish_errors import BusyError, ChangedError
 HOLD_NEW = 0.010
 HOLD_REPLACED = 0.050
 
+#: What file systems answer that have no hard links.
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _SAFELY = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
@@ -75,6 +77,12 @@ def _link(new: str, fresh: int, directory: int, name: str) -> bool:
     try:
         os.link(new, name, dst_dir_fd=directory, follow_symlinks=False)
     except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        with contextlib.suppress(FileExistsError):  # then as if somebody had left an empty file
+            os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFELY, 0o666, dir_fd=directory))
         return False
     os.unlink(new)
     os.fsync(directory)

@@ -16,6 +16,8 @@ Stamp = Tuple[int, int, int, int, int]
 #: Where DuckDB keeps what is not yet in the main file; the last two since 1.5.
 WAL_SUFFIXES = (".wal", ".wal.checkpoint", ".wal.recovery")
 
+#: A process that does one job has no more descriptors than that.
+_DESCRIPTORS = 1024
 _MS = 1_000_000
 #: Longer than a tick of any file system that counts finer than seconds (ext4 and xfs 1 to 10 ms, exFAT 10 ms).
 _TICK_NS = 20 * _MS
@@ -92,10 +94,10 @@ def _now_on(clock: str) -> int:
 
 def is_open_here(main: Stamp) -> bool:
     """True if this process has the very file open; found out without opening or closing it."""
-    for name in os.listdir("/dev/fd"):
+    for descriptor in range(_DESCRIPTORS):
         try:
-            status = os.fstat(int(name))
-        except OSError:  # the listing's own descriptor
+            status = os.fstat(descriptor)
+        except OSError:
             continue
         if (status.st_dev, status.st_ino) == main[:2]:
             return True

@@ -35,6 +35,7 @@ HOLD_GRAFTED = 0.010
 
 def publish(job: Job, emit: Emit) -> Dict[str, Any]:
     """Verify the tables of ``job`` in staging, then publish them. The outcome is published, busy or changed."""
+    _usable(job["database"])
     try:
         with contextlib.closing(_connect(os.path.dirname(job["staging"]))) as connection:
             _attach(connection, job["staging"], STAGING, "(READ_ONLY)")
@@ -94,8 +95,6 @@ def _graft(connection: duckdb.DuckDBPyConnection, job: Job, tables: List[Table],
 def _quiet(job: Job) -> Identity:
     """The live database as it was when staging was made, at a moment from which on every write can be seen."""
     database = job["database"]
-    if "?" in database:  # DuckDB takes what follows for options, and looks for the WAL elsewhere
-        raise JobError("unsafe_path", f"DuckDB cannot use a path with a question mark: {database}", path=database)
     seen = Identity.of(database)
     if not seen.is_what(job["identity"]):
         raise ChangedError(f"{database} was written or replaced meanwhile")
@@ -104,6 +103,16 @@ def _quiet(job: Job) -> Identity:
         raise JobError("database_newer", message, path=database)
     wait_for_a_tick(seen, os.path.join(os.path.dirname(job["staging"]), "clock"))
     return seen
+
+
+def _usable(path: str) -> None:
+    """DuckDB wants a path in UTF-8, and takes what follows a question mark for options: it puts the WAL elsewhere."""
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise JobError("unsafe_path", f"DuckDB cannot use a path that is not UTF-8: {path!r}", path=path) from error
+    if "?" in path:
+        raise JobError("unsafe_path", f"DuckDB cannot use a path with a question mark: {path}", path=path)
 
 
 def _open_unchanged(connection: duckdb.DuckDBPyConnection, database: str, seen: Identity) -> None:
