@@ -111,7 +111,7 @@ def outlived_a_tick(identity: Mapping[str, Any], read_at: float) -> bool:
     coarse = all(stamp % 1_000_000_000 == 0 for stamp in stamps)
     age = read_at * 1e9 - max(stamps)
     # A stamp of the future is another host's clock: comparing it with ours tells nothing.
-    return age < 0 or age >= (COARSE_TICK_NS if coarse else TICK_NS)
+    return bool(age < 0 or age >= (COARSE_TICK_NS if coarse else TICK_NS))
 
 
 def remove_marker(database: Database) -> bool:

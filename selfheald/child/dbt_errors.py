@@ -8,6 +8,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import yaml
 from dbt.exceptions import DbtProfileError
+
 from protocol import JobError, job_error, tells_of_full_disk
 from saved_parse import sources
 

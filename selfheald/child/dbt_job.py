@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Dict, List
 
 import duckdb
+
 from dbt_errors import build_error, missing_seed, one_line, selection_error
 from dbt_session import Session, versions
 from manifest_reader import KINDS, describe, source_file

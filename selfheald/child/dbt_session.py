@@ -25,7 +25,6 @@ dbt.mp_context._MP_CONTEXT = threading
 # isort: split
 import dbt.adapters.duckdb
 import duckdb
-import saved_parse
 import yaml
 from dbt.adapters.duckdb.connections import DuckDBConnectionManager
 from dbt.adapters.factory import reset_adapters
@@ -33,6 +32,8 @@ from dbt.cli.main import dbtRunner
 from dbt.config.runtime import load_profile
 from dbt.flags import set_flags
 from dbt_common.context import set_invocation_context
+
+import saved_parse
 from dbt_errors import one_line, parse_error, profile_error
 from manifest_reader import KINDS
 from protocol import Emit, JobError

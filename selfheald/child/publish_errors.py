@@ -7,6 +7,7 @@ import re
 from typing import Iterator, Tuple
 
 import duckdb
+
 from protocol import JobError
 
 

@@ -17,6 +17,7 @@ import time
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import duckdb
+
 from file_dance import look_for_room, put_in_place
 from file_identity import Identity, is_open_here, wait_for_a_tick
 from protocol import JobError

@@ -8,6 +8,7 @@ import sys
 from typing import Any, List, Mapping, Optional, Sequence, Tuple
 
 import duckdb
+
 from protocol import JobError
 from table_copy import Table, count, describe, label, relations
 

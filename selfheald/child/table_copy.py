@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, List, Sequence, Tuple
 
 import duckdb
+
 from protocol import JobError
 
 _HINT = "Let dbt make a plainer table: without references to other objects of its database."
