@@ -61,6 +61,8 @@ class Attempt:
     def on_event(self, event: dict[str, Any]) -> None:
         """Take in what the child tells."""
         if event["event"] == "step":
+            if event["state"] == "started" and self.status.running() == event["name"]:
+                return  # begun already, with the start of the child
             if event["state"] == "started":
                 self.begin(event["name"])
             else:
@@ -154,7 +156,7 @@ class Attempt:
         pause = self.retry(error)
         self.log(
             "initialization_failed",
-            f"{error.code}: {error.message}",
+            error.message,
             level="ERROR" if pause is None else "WARNING",
             step_name=error.step,
             duration_seconds=result.duration_seconds,

@@ -188,6 +188,8 @@ class Caretaker:
             case.requested, case.attempt, case.not_before, case.refused = True, 0, float("-inf"), None
             case.status = Status(database, answers=request_id)
             event_log("request", "a simulator asks for it", "DEBUG", database=str(database))
+            case.status.begin("check_tables")
+            case.status.show(state=InitializationState.NOT_STARTED.value)
         if not case.cleaned:
             self._clean(case)
         if case.not_before > anyio.current_time():
@@ -297,7 +299,7 @@ class Caretaker:
         case.status.end(error.step, error.message)
         event_log(
             "check_failed",
-            f"{error.code}: {error.message}",
+            error.message,
             "ERROR",
             database=str(case.database),
             error_code=error.code,

@@ -259,11 +259,11 @@ def _steps(
             waited = time.monotonic() - began
             if timeout and waited >= timeout:
                 raise InitializationTimeoutError(
-                    f"not ready after {waited:.0f} s: {database}",
+                    f"not ready after {timeout:g} s: {database}",
                     timeout_seconds=timeout,
                     elapsed_seconds=waited,
                     path=database,
-                    hint="Look why: `selfheald status`. Or wait longer: --timeout.",
+                    hint=wait.advice(),
                 )
             yield POLL_SECONDS if not timeout else max(0.001, min(POLL_SECONDS, timeout - waited))
     except InitializationError as error:
@@ -301,6 +301,13 @@ class _Wait:
         self._judge(status)
         self._watch_daemon()
         return None
+
+    def advice(self) -> str:
+        """What to do when the time is up."""
+        if self.request_id and request_path(self.database).exists():
+            folder = self.database.parent
+            return f"The daemon has not taken the request: may it write to {folder}? Its log tells."
+        return "Look why: `selfheald status`. Or wait longer: --timeout."
 
     def withdraw(self) -> None:
         """Leave nothing behind that nobody took."""

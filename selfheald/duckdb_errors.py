@@ -93,6 +93,7 @@ def _message(failure: BaseException, path: object) -> str:
     """The first line of DuckDB's message in its own words, with the path in place of the address it was read by."""
     lines = str(failure).strip().splitlines() or [type(failure).__name__]
     text = re.sub(r"selfheald[0-9a-f]{16}://[0-9a-f]{32}/database", lambda _: str(path), lines[0])
+    text = text.replace(" from Python file", "")  # how we read it concerns nobody
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 

@@ -187,6 +187,8 @@ class _Initialization:
         self._require_space(2 * sum(_size(node.path) for node in work.seeds))
         with open_staging(self.database, keep_on_error=self.keep_staging) as staging:
             self.deadline = time.monotonic() + self.tools.config.dbt.timeout
+            # The first step that uses dbt has its start in it, so that nobody waits for what no step tells of.
+            attempt.begin("load_seeds" if work.seeds else "build_foundation")
             await self._copy_inputs(found, work, staging)
             await self._build(found, work, staging, logs)
             self._require_space(_size(staging.database))
@@ -257,6 +259,7 @@ class _Initialization:
         """Hand the tables over, waiting a little for a simulator that has the database open just now."""
         patience = time.monotonic() + PUBLISH_PATIENCE_SECONDS
         while True:
+            self.attempt.begin("verify")
             answer = await self._child(
                 _publish_job(self.database, found, work, staging, self.tools.config), found.settings, staging, logs
             )

@@ -100,7 +100,7 @@ def require_space(folder: Path, *, minimum: int, staging_bytes: int) -> None:
             f"{free / 1e6:.0f} MB are free on the file system of {folder}, {needed / 1e6:.0f} MB are needed",
             code="disk_full",
             path=folder,
-            hint="Free disk space, or lower limits.min_free_bytes; it is tried again by itself.",
+            hint="Free disk space, or lower limits.min_free_bytes; a daemon then goes on by itself.",
         )
 
 

@@ -35,10 +35,11 @@ class Hints:
 
 @dataclass(slots=True)
 class Scan:
-    """What a walk over the roots found."""
+    """What a walk over the roots found: databases (or their markers), requests, and status files of attempts."""
 
     databases: set[Path] = field(default_factory=set)
     requested: set[Path] = field(default_factory=set)
+    tried: set[Path] = field(default_factory=set)
     folders: int = 0
     unreadable: list[Path] = field(default_factory=list)
 
@@ -91,8 +92,11 @@ def scan(folders: Sequence[Path], name: str, exclude: frozenset[str]) -> Scan:
             continue
         if name in entries or f"{name}.ready" in entries:
             found.databases.add(Path(folder, name))
-        if PRIVATE_FOLDER in entries and _has_request(folder, name):
-            found.requested.add(Path(folder, name))
+        if PRIVATE_FOLDER in entries:
+            if _has_private(folder, f"{name}.request") or _has_private(folder, f".{name}.request.taken"):
+                found.requested.add(Path(folder, name))
+            if _has_private(folder, f"{name}.status"):
+                found.tried.add(Path(folder, name))
         for entry in entries.values():
             with suppress(OSError):
                 if entry.name not in exclude and entry.name != PRIVATE_FOLDER and entry.is_dir(follow_symlinks=False):
@@ -220,11 +224,8 @@ def _topmost(folders: set[Path]) -> Iterator[Path]:
     return (folder for folder in folders if folders.isdisjoint(folder.parents))
 
 
-def _has_request(folder: str, name: str) -> bool:
-    private = os.path.join(folder, PRIVATE_FOLDER)
-    return os.path.lexists(os.path.join(private, f"{name}.request")) or os.path.lexists(
-        os.path.join(private, f".{name}.request.taken")
-    )
+def _has_private(folder: str, name: str) -> bool:
+    return os.path.lexists(os.path.join(folder, PRIVATE_FOLDER, name))
 
 
 def _is_folder(path: Path) -> bool:

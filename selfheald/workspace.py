@@ -16,6 +16,8 @@ from selfheald.errors import InitializationError, from_os_error
 DATABASE_NAME = "simulation.duckdb"
 PRIVATE_FOLDER = ".selfheald"
 IGNORE_FILE = ".selfheald-ignore"
+#: What a database that is still to be made may be called.
+SUFFIXES = frozenset({".duckdb", ".ddb", ".db"})
 #: Beside a database: the WAL, and what DuckDB 2.0 makes of it while it checkpoints or recovers.
 WAL_SUFFIXES = (".wal", ".wal.checkpoint", ".wal.recovery")
 
@@ -108,6 +110,13 @@ def resolve_database(given: str | os.PathLike[str] | None, name: str = DATABASE_
             code="config_invalid",
             path=path.parent,
             hint="Make the folder, or give another path (or DATABASE_PATH).",
+        )
+    if path.suffix.lower() not in SUFFIXES and path.name != name and not (path.is_file() and path.stat().st_size):
+        raise InitializationError(
+            f"{path} is no folder, and not the name of a DuckDB database",
+            code="config_invalid",
+            path=path,
+            hint=f"Name the workspace's folder, or a file such as {name}.",
         )
     return Database.at(path)
 

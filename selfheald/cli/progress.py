@@ -25,6 +25,8 @@ def describe(status: Mapping[str, Any], *, attempts: int = 0, now: float | None 
     state, reason = status.get("state"), status.get("reason")
     if state == "in_progress":
         return _describe_step(status)
+    if state == "not_started" and reason is None and status.get("steps"):
+        return "Checking tables…"
     if reason == "busy":
         return f"busy: {describe_holder(status.get('holder'))}"
     if reason == "queued":

@@ -55,7 +55,7 @@ def survey(paths: Sequence[str], config: Config) -> dict[str, Any]:
     given = [Path(path) for path in paths if Path(path).is_dir()]
     folders = merge_roots(given if paths else list(config.watch.roots) or [Path.cwd()])
     found = watch.scan(folders, name, frozenset(config.watch.exclude))
-    databases = sorted({*files, *(Database(path) for path in found.databases | found.requested)})
+    databases = sorted({*files, *(Database(path) for path in found.databases | found.requested | found.tried)})
     roots = {daemon_root(folder / name) or folder for folder in folders}
     roots |= {daemon_root(file.path) or file.folder for file in files}
     entries = [_entry(database) for database in databases]
@@ -130,7 +130,8 @@ def _print(document: dict[str, Any]) -> None:
     base = os.path.commonpath([entry["workspace"] for entry in document["databases"]])
     if not console.is_terminal:
         for entry in document["databases"]:
-            console.print(Text(f"{standing(entry)}\t{entry['database']}\t{_why(entry)}".rstrip()), soft_wrap=True)
+            # Not by rich, which makes spaces of tabs.
+            typer.echo(f"{standing(entry)}\t{entry['database']}\t{_why(entry)}".rstrip())
     else:
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in ("workspace", "state", "since", "why and what now"):

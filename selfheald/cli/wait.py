@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 from typing import Annotated, Any
 
 import anyio
@@ -21,6 +22,7 @@ from selfheald.cli.output import (
 )
 from selfheald.cli.progress import Progress, describe_ready
 from selfheald.client import daemon_root, read_record, status_path, wait_until_ready_async
+from selfheald.config import Config
 from selfheald.errors import InitializationError
 from selfheald.workspace import PRIVATE_FOLDER, Database, resolve_database
 
@@ -41,7 +43,7 @@ def command(
     Example: selfheald wait workspace --timeout 120
     """
     database = resolve_database(db)
-    document, error = anyio.run(_wait, database, timeout, or_ensure, config)
+    document, error = anyio.run(_wait, database, timeout, _configuration(config, or_ensure))
     if json:
         print_json(document)
     if error is not None:
@@ -65,7 +67,7 @@ def exec_command(
     """
     given, command_line = split_command(arguments)
     database = resolve_database(given)
-    _, error = anyio.run(_wait, database, timeout, or_ensure, config)
+    _, error = anyio.run(_wait, database, timeout, _configuration(config, or_ensure))
     if error is not None:
         print_error(error)
         raise typer.Exit(exit_code(error))
@@ -89,6 +91,12 @@ def split_command(arguments: list[str]) -> tuple[str | None, list[str]]:
     return None, arguments
 
 
+def _configuration(path: Path | None, or_ensure: bool) -> Config | None:
+    """The configuration, if it is to be used; what is wrong with one that was given is told before the wait."""
+    given = configuration(path) if or_ensure or path is not None else None
+    return given if or_ensure else None
+
+
 def _attempts(database: Database) -> int:
     """How often the daemon that watches a database tries in all; 0: unknown."""
     root = daemon_root(database.path)
@@ -97,9 +105,12 @@ def _attempts(database: Database) -> int:
 
 
 async def _wait(
-    database: Database, timeout: float, or_ensure: bool, config: Any
+    database: Database, timeout: float, config: Config | None
 ) -> tuple[dict[str, Any], InitializationError | None]:
-    """Wait, with progress; the document of ``--json``, and the error if it did not become ready."""
+    """Wait, with progress; the document of ``--json``, and the error if it did not become ready.
+
+    With a ``config`` it is made ready here where no daemon watches the path.
+    """
     began = time.monotonic()
     seen: set[str | None] = set()
     error: InitializationError | None = None
@@ -117,11 +128,11 @@ async def _wait(
             except InitializationError as failure:
                 error = failure
             group.cancel_scope.cancel()
-        if error is not None and error.code == "no_daemon" and or_ensure:
+        if error is not None and error.code == "no_daemon" and config is not None:
             from selfheald.cli.ensure import run_ensure
 
             left = 0.0 if not timeout else max(1.0, timeout - (time.monotonic() - began))
-            result = await run_ensure(database, configuration(config), left, progress)
+            result = await run_ensure(database, config, left, progress)
             error = result.error
             marker = read_record(database.marker) or {}
         elif error is None:

@@ -7,11 +7,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from processes import DEADLINE, EXAMPLES, NAME, Selfheald
+from processes import DEADLINE, EXAMPLES, NAME, Daemon, Selfheald
 
 Copied = Callable[[Path], Path]
 
@@ -47,6 +47,25 @@ def selfheald(tmp_path: Path, environment: dict[str, str]) -> Selfheald:
 def shared_selfheald(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Selfheald:
     """As ``selfheald``, for a daemon that the tests of a module share."""
     return Selfheald(tmp_path_factory.mktemp("selfheald"), environment)
+
+
+@pytest.fixture(scope="module")
+def shared_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that ``daemon`` watches."""
+    return tmp_path_factory.mktemp("root")
+
+
+@pytest.fixture(scope="module")
+def daemon(shared_selfheald: Selfheald, shared_root: Path) -> Iterator[Daemon]:
+    """The daemon of all tests of a module that have a workspace of their own. It hardly scans: events must do."""
+    with shared_selfheald.daemon(shared_root) as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def workspace(daemon: Daemon, shared_root: Path, request: pytest.FixtureRequest) -> Path:
+    """An empty folder for one test, in the root that ``daemon`` watches."""
+    return _made(shared_root / str(request.node.name))
 
 
 @pytest.fixture

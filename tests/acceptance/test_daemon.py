@@ -41,25 +41,6 @@ LONG_ENOUGH = 1.5
 
 
 @pytest.fixture(scope="module")
-def shared_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("root")
-
-
-@pytest.fixture(scope="module")
-def daemon(shared_selfheald: Selfheald, shared_root: Path) -> Iterator[Daemon]:
-    """The daemon of the tests that have a workspace of their own; only events tell it what happens."""
-    with shared_selfheald.daemon(shared_root) as daemon:
-        yield daemon
-
-
-@pytest.fixture
-def workspace(daemon: Daemon, shared_root: Path, request: pytest.FixtureRequest) -> Path:
-    folder = shared_root / request.node.name
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture(scope="module")
 def roots(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [tmp_path_factory.mktemp("first"), tmp_path_factory.mktemp("second")]
 
@@ -178,7 +159,7 @@ class TestStillness:
         wait_for(lambda: _watcher(roots[0]) == "degraded", what=lambda: restless.told())
         root.mkdir()
         wait_for(lambda: _watcher(root) == "native", what=lambda: restless.told())
-        assert daemon_root(root / "x") == root
+        assert daemon_root(root / NAME) == root
         database = complete(root / "again")
         wait_until_marked(database, SOON)
         # And a simulator finds its daemon there.
@@ -261,7 +242,7 @@ class TestEnding:
         with selfheald.daemon(root) as daemon:
             daemon.stop(number, deadline=10)
             assert daemon.log_lines("daemon_stopped")
-            assert daemon_root(root / "x") is None
+            assert daemon_root(root / NAME) is None
             assert members(daemon.pid) == []
 
     def test_the_first_signal_lets_the_running_one_end(self, selfheald: Selfheald, root: Path) -> None:

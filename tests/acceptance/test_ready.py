@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -60,25 +60,6 @@ SIMULATORS: dict[str, Callable[[Path], list[str]]] = {
     "exec": lambda database: command("exec", database, "--", *_COUNT, database),
     "shell": lambda database: ["sh", "-c", _LOOP, "sh", str(database), *_COUNT],
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def shared_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("root")
-
-
-@pytest.fixture(scope="module")
-def daemon(shared_selfheald: Selfheald, shared_root: Path) -> Iterator[Daemon]:
-    """The daemon of the tests that have a workspace of their own and nothing else."""
-    with shared_selfheald.daemon(shared_root) as daemon:
-        yield daemon
-
-
-@pytest.fixture
-def workspace(shared_root: Path, request: pytest.FixtureRequest) -> Path:
-    folder = shared_root / request.node.name
-    folder.mkdir()
-    return folder
 
 
 def simulate(selfheald: Selfheald, database: Path, names: list[str], running_ones: ExitStack) -> dict[str, Running]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -129,7 +130,12 @@ class TestReading:
             expected = connection.execute(f"{query} t").fetchone()
         threads: set[int] = set()
         read = _File.read
-        monkeypatch.setattr(_File, "read", lambda self, *a: threads.add(threading.get_ident()) or read(self, *a))
+
+        def watched_read(file: _File, length: int = -1) -> bytes:
+            threads.add(threading.get_ident())
+            return read(file, length)
+
+        monkeypatch.setattr(_File, "read", watched_read)
         reader = CatalogReader()
         with watch_database(path) as watched, reader.attached(watched):
             assert reader.connection.execute(f"{query} checked.main.t").fetchone() == expected

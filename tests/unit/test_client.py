@@ -17,6 +17,7 @@ from typing import Any
 
 import duckdb
 import pytest
+from fixtures.files import names_in
 from fixtures.processes import ROOT, run_python, started
 
 from selfheald import client
@@ -151,7 +152,9 @@ class TestValidMarker:
 
 
 class TestReadRecord:
-    @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"5", b"\xff", b"[" * 100_000, b'{"a":' + b"1" * 5000 + b"}"])
+    @pytest.mark.parametrize(
+        "content", [b"", b"{", b"[]", b"5", b"\xff", b"[" * 100_000, b'{"a":' + b"1" * 5000 + b"}"]
+    )
     def test_no_record(self, tmp_path: Path, content: bytes) -> None:
         (tmp_path / "x").write_bytes(content)
         assert client.read_record(tmp_path / "x") is None
@@ -175,14 +178,14 @@ class TestDropRequest:
         assert record.keys() == {"format", "id", "requested_at", "pid", "host"}
         assert (record["format"], record["id"], record["pid"]) == (1, request_id, os.getpid())
         assert len(request_id) >= 16
-        assert os.listdir(database.private) == [database.request.name]
+        assert names_in(database.private) == [database.request.name]
 
     def test_it_never_overwrites_and_shares_the_id(self, database: Database) -> None:
         first = client.drop_request(database.path)
         before = database.request.read_bytes()
         assert client.drop_request(database.path) == first
         assert database.request.read_bytes() == before
-        assert os.listdir(database.private) == [database.request.name]
+        assert names_in(database.private) == [database.request.name]
 
     @pytest.mark.parametrize("content", ["", "no json", "{}", '{"id": null}'])
     def test_one_without_an_id_stays_as_it_is(self, database: Database, content: str) -> None:
@@ -221,7 +224,7 @@ class TestDropRequest:
             "except InitializationError as error: print(error.code)\n"
         )
         assert run_python(code, open_path / NAME) == "permission_denied\n"
-        assert os.listdir(open_path) == []
+        assert names_in(open_path) == []
 
     def test_a_link_in_place_of_the_folder_is_refused(self, database: Database, tmp_path: Path) -> None:
         (tmp_path / "elsewhere").mkdir()
@@ -229,7 +232,7 @@ class TestDropRequest:
         with pytest.raises(InitializationError) as caught:
             client.drop_request(database.path)
         assert caught.value.code == "unsafe_path"
-        assert os.listdir(tmp_path / "elsewhere") == []
+        assert names_in(tmp_path / "elsewhere") == []
 
 
 class TestDaemonRoot:
@@ -321,18 +324,17 @@ class TestWaiting:
         before = database.request.read_bytes()
         calls: list[dict[str, Any]] = []
         second = self.wait(pool, database, on_progress=calls.append)
-        # The second one has asked as soon as it tells of progress.
-        Status(database).write(state="not_started", reason="busy")
-        eventually(lambda: self._nudge(database) or calls)
+
+        def second_has_asked() -> bool:
+            # It tells of progress as soon as it has.
+            Status(database).write(state="not_started", reason="busy", eta_seconds=time.monotonic())
+            return bool(calls)
+
+        eventually(second_has_asked)
         assert database.request.read_bytes() == before
         _, request_id = take_request(database)
         make_ready(database, request_id)
         assert first.result(LIMIT) == second.result(LIMIT)
-
-    def _nudge(self, database: Database) -> None:
-        """Write a status that differs from the one before."""
-        with suppress(InitializationError):
-            Status(database).write(state="not_started", reason="busy", eta_seconds=time.monotonic())
 
     @pytest.mark.usefixtures("daemon")
     def test_a_touched_request_is_left_to_the_daemon_and_then_one_asks_oneself(
@@ -528,7 +530,7 @@ class TestNoDaemon:
         with pytest.raises(InitializationError) as caught:
             waiting.result(LIMIT)
         assert caught.value.code == "no_daemon"
-        assert sorted(os.listdir(database.folder)) == ([".selfheald", NAME] if others else [NAME])
+        assert names_in(database.folder) == ([".selfheald", NAME] if others else [NAME])
         assert not database.request.exists()
 
     @pytest.mark.parametrize("content", ["", "{}", '{"format": 1}', '{"id": ""}', '{"id": "theirs"}'])
@@ -556,13 +558,18 @@ class TestNoDaemon:
         assert caught.value.code == "no_daemon"
 
 
+async def asked(database: Database) -> None:
+    """Return when a request lies there: no event tells of it."""
+    while not database.request.exists():  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+
+
 class TestAsync:
     @pytest.mark.usefixtures("daemon")
     def test_it_waits_as_its_twin(self, database: Database) -> None:
         async def main() -> dict[str, Any]:
             waiting = asyncio.create_task(client.wait_until_ready_async(database.path, LIMIT))
-            while not database.request.exists():
-                await asyncio.sleep(0.001)
+            await asked(database)
             _, request_id = take_request(database)
             make_ready(database, request_id)
             return await waiting
@@ -580,8 +587,7 @@ class TestAsync:
 
         async def main() -> set[asyncio.Task[Any]]:
             waiting = asyncio.create_task(client.wait_until_ready_async(database.path, LIMIT))
-            while not database.request.exists():
-                await asyncio.sleep(0.001)
+            await asked(database)
             assert set(threading.enumerate()) == threads
             waiting.cancel()
             with suppress(asyncio.CancelledError):

@@ -23,8 +23,6 @@ from selfheald.dbt_host import run_job
 from selfheald.errors import InitializationError, InitializationTimeoutError
 from selfheald.locks import DatabaseLock, held
 
-pytestmark = pytest.mark.anyio
-
 Eventually = Callable[[Callable[[], object]], None]
 
 PREAMBLE = """
@@ -59,6 +57,7 @@ async def run(tmp_path: Path, **options: Any) -> dict[str, Any]:
     return await run_job(job, **{**defaults, **options})
 
 
+@pytest.mark.anyio
 async def test_the_job_goes_in_and_the_result_comes_out(tmp_path: Path, child: Callable[[str], None]) -> None:
     child("tell('result', kind=sys.argv[1], job=job)")
     result = await run(tmp_path)
@@ -66,6 +65,7 @@ async def test_the_job_goes_in_and_the_result_comes_out(tmp_path: Path, child: C
     assert result["job"]["answer"] == 42
 
 
+@pytest.mark.anyio
 async def test_events_are_passed_on_in_their_order(tmp_path: Path, child: Callable[[str], None]) -> None:
     child("for n in range(500): tell('node', n=n, pad='x' * 1000)\ntell('result')\ntell('node', n='late')")
     events: list[dict[str, Any]] = []
@@ -73,16 +73,19 @@ async def test_events_are_passed_on_in_their_order(tmp_path: Path, child: Callab
     assert [event["n"] for event in events] == list(range(500))
 
 
+@pytest.mark.anyio
 async def test_events_come_at_once(tmp_path: Path, child: Callable[[str], None]) -> None:
     child("tell('step', name='x')\nwhile not os.path.exists(sys.argv[0] + '.go'): time.sleep(0.001)\ntell('result')")
     await run(tmp_path, on_event=lambda event: (tmp_path / "child.py.go").touch())
 
 
+@pytest.mark.anyio
 async def test_what_is_no_event_is_passed_over(tmp_path: Path, child: Callable[[str], None]) -> None:
     child("print('a warning\\n[1]\\n5\\n{}\\n\\xff', flush=True)\ntell('result', ok=True)")
     assert (await run(tmp_path))["ok"]
 
 
+@pytest.mark.anyio
 async def test_the_environment_is_the_one_that_was_given(tmp_path: Path, child: Callable[[str], None]) -> None:
     child("tell('result', environment=dict(os.environ))")
     result = await run(tmp_path, environment={"DATABASE_PATH": "/d"})
@@ -90,6 +93,7 @@ async def test_the_environment_is_the_one_that_was_given(tmp_path: Path, child: 
     assert set(result["environment"]) <= {"LC_CTYPE", "__CF_USER_TEXT_ENCODING"}
 
 
+@pytest.mark.anyio
 async def test_what_is_printed_to_stderr_is_in_the_log(tmp_path: Path, child: Callable[[str], None]) -> None:
     (tmp_path / "job.log").write_text("before\n")
     child("print('said', file=sys.stderr)\ntell('result')")
@@ -97,6 +101,7 @@ async def test_what_is_printed_to_stderr_is_in_the_log(tmp_path: Path, child: Ca
     assert (tmp_path / "job.log").read_text() == "before\nsaid\n"
 
 
+@pytest.mark.anyio
 async def test_the_child_s_own_error(tmp_path: Path, child: Callable[[str], None]) -> None:
     child(
         "tell('error', code='seed_invalid', message='line 3', hint='Mend it.', path='/p/s.csv', step='load_seeds')\n"
@@ -115,6 +120,7 @@ async def test_the_child_s_own_error(tmp_path: Path, child: Callable[[str], None
     }
 
 
+@pytest.mark.anyio
 async def test_an_error_may_be_short(tmp_path: Path, child: Callable[[str], None]) -> None:
     child("tell('error', code='disk_full', message='no room')")
     with pytest.raises(InitializationError) as caught:
@@ -123,6 +129,7 @@ async def test_an_error_may_be_short(tmp_path: Path, child: Callable[[str], None
     assert caught.value.hint
 
 
+@pytest.mark.anyio
 async def test_the_time_limit_kills_all_that_the_child_started(
     tmp_path: Path, child: Callable[[str], None], eventually: Eventually
 ) -> None:
@@ -139,6 +146,7 @@ async def test_the_time_limit_kills_all_that_the_child_started(
     eventually(lambda: not any(is_alive(pid) for pid in pids))
 
 
+@pytest.mark.anyio
 async def test_a_child_that_is_stopped_does_not_escape_the_time_limit(
     tmp_path: Path, child: Callable[[str], None]
 ) -> None:
@@ -147,9 +155,8 @@ async def test_a_child_that_is_stopped_does_not_escape_the_time_limit(
         await run(tmp_path, timeout=0.5)
 
 
-async def test_a_child_that_does_not_read_its_job_does_not_either(
-    tmp_path: Path, child: Callable[..., None]
-) -> None:
+@pytest.mark.anyio
+async def test_a_child_that_does_not_read_its_job_does_not_either(tmp_path: Path, child: Callable[..., None]) -> None:
     child("import time\ntime.sleep(600)", preamble="")
     with pytest.raises(InitializationTimeoutError):
         await run_job(
@@ -160,6 +167,7 @@ async def test_a_child_that_does_not_read_its_job_does_not_either(
         )
 
 
+@pytest.mark.anyio
 async def test_cancelling_kills_all_that_the_child_started(
     tmp_path: Path, child: Callable[[str], None], eventually: Eventually
 ) -> None:
@@ -177,6 +185,7 @@ async def test_cancelling_kills_all_that_the_child_started(
     eventually(lambda: not is_alive(pids[1]))
 
 
+@pytest.mark.anyio
 async def test_what_the_child_left_running_is_killed_after_a_result(
     tmp_path: Path, child: Callable[[str], None], eventually: Eventually
 ) -> None:
@@ -186,6 +195,7 @@ async def test_what_the_child_left_running_is_killed_after_a_result(
     eventually(lambda: not is_alive(pids[0]))
 
 
+@pytest.mark.anyio
 async def test_a_child_that_does_not_end_after_its_result_is_killed(
     tmp_path: Path, child: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,6 +205,7 @@ async def test_a_child_that_does_not_end_after_its_result_is_killed(
         await run(tmp_path)
 
 
+@pytest.mark.anyio
 async def test_an_error_in_the_callback_kills_the_child(tmp_path: Path, child: Callable[[str], None]) -> None:
     child("tell('step', pid=os.getpid())\ntime.sleep(600)")
     pids: list[int] = []
@@ -209,6 +220,7 @@ async def test_an_error_in_the_callback_kills_the_child(tmp_path: Path, child: C
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
+@pytest.mark.anyio
 async def test_a_crash_is_interrupted(tmp_path: Path, child: Callable[[str], None], number: signal.Signals) -> None:
     child(f"tell('step', name='x')\nos.kill(os.getpid(), {int(number)})\ntime.sleep(600)")
     with pytest.raises(InitializationError) as caught:
@@ -219,6 +231,7 @@ async def test_a_crash_is_interrupted(tmp_path: Path, child: Callable[[str], Non
 
 
 @pytest.mark.parametrize("ending", ["sys.exit(0)", "sys.exit(3)", "raise RuntimeError", "os.write(1, b'{\"event\":')"])
+@pytest.mark.anyio
 async def test_an_end_without_a_result(tmp_path: Path, child: Callable[[str], None], ending: str) -> None:
     child(ending)
     with pytest.raises(InitializationError) as caught:
@@ -228,6 +241,7 @@ async def test_an_end_without_a_result(tmp_path: Path, child: Callable[[str], No
     assert caught.value.log == str(tmp_path / "job.log")
 
 
+@pytest.mark.anyio
 async def test_a_child_that_ends_before_it_reads_its_job(tmp_path: Path, child: Callable[..., None]) -> None:
     child("", preamble="")
     with pytest.raises(InitializationError) as caught:
@@ -241,6 +255,7 @@ async def test_a_child_that_ends_before_it_reads_its_job(tmp_path: Path, child: 
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "not executable", "no program", "below a file", "circle"])
+@pytest.mark.anyio
 async def test_an_interpreter_that_cannot_be_started(tmp_path: Path, kind: str) -> None:
     python = tmp_path / "python"
     if kind == "folder":
@@ -259,6 +274,7 @@ async def test_an_interpreter_that_cannot_be_started(tmp_path: Path, kind: str) 
     assert "dbt.python" in caught.value.hint
 
 
+@pytest.mark.anyio
 async def test_another_program_than_python(tmp_path: Path) -> None:
     with pytest.raises(InitializationError) as caught:
         await run(tmp_path, python="/bin/echo")
@@ -266,6 +282,7 @@ async def test_another_program_than_python(tmp_path: Path) -> None:
     assert "/bin/echo" in caught.value.message
 
 
+@pytest.mark.anyio
 async def test_a_log_that_cannot_be_written_is_not_python_s_fault(tmp_path: Path) -> None:
     job = {"job": "build", "log_file": str(tmp_path)}
     with pytest.raises(InitializationError) as caught:
@@ -274,8 +291,9 @@ async def test_a_log_that_cannot_be_written_is_not_python_s_fault(tmp_path: Path
     assert caught.value.path == str(tmp_path)
 
 
+@pytest.mark.anyio
 async def test_locks_stay_held_until_the_child_is_gone(tmp_path: Path, child: Callable[[str], None]) -> None:
-    child("tell('step', pid=os.getpid())\ntell('result', locked=os.fstat(job['lock']).st_ino)\nsys.stdin.read()")
+    child("tell('step', pid=os.getpid())\ntell('result', locked=os.fstat(job['lock']).st_ino)")
     path = tmp_path / "x.lock"
     lock = DatabaseLock(path)
     assert lock.acquire()
@@ -299,6 +317,7 @@ async def test_locks_stay_held_until_the_child_is_gone(tmp_path: Path, child: Ca
     assert not held(path)
 
 
+@pytest.mark.anyio
 async def test_no_other_descriptor_is_inherited(tmp_path: Path, child: Callable[[str], None]) -> None:
     child(
         "limit = 256\n"
@@ -313,7 +332,7 @@ async def test_no_other_descriptor_is_inherited(tmp_path: Path, child: Callable[
         assert (await run(tmp_path))["open"] == [0, 1, 2]
 
 
-async def test_the_child_learns_of_our_death(tmp_path: Path, eventually: Eventually) -> None:
+def test_the_child_learns_of_our_death(tmp_path: Path, eventually: Eventually) -> None:
     """Whoever runs a job is killed: the child's standard input ends, which is its sign to end too."""
     (tmp_path / "child.py").write_text(
         PREAMBLE + f"open({str(tmp_path / 'pid')!r} + '.tmp', 'w').write(str(os.getpid()))\n"

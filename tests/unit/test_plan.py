@@ -45,10 +45,8 @@ def seed(name: str, **changes: Any) -> dict[str, Any]:
 
 
 def answer(nodes: Mapping[str, dict[str, Any]], **changes: Any) -> dict[str, Any]:
-    """The child's answer to the job ``plan``; whatever is no seed and tagged ``foundation`` is selected, as are seeds."""
-    required = [
-        uid for uid, raw in nodes.items() if raw["resource_type"] == "seed" or "foundation" in raw["tags"]
-    ]
+    """The child's answer to the job ``plan``: seeds, and what is tagged ``foundation``, are selected."""
+    required = [uid for uid, raw in nodes.items() if raw["resource_type"] == "seed" or "foundation" in raw["tags"]]
     return {
         "event": "result",
         "project": "workforce",
@@ -366,10 +364,20 @@ TEXT = st.text(max_size=8)
 COLUMNS = st.lists(st.tuples(TEXT, st.none() | TEXT), max_size=3).map(tuple)
 NODES = st.builds(
     Node,
-    **{
-        name: TEXT
-        for name in ("unique_id", "name", "schema", "alias", "resource_type", "materialized", "selector", "path", "code")
-    },
+    **dict.fromkeys(
+        (
+            "unique_id",
+            "name",
+            "schema",
+            "alias",
+            "resource_type",
+            "materialized",
+            "selector",
+            "path",
+            "code",
+        ),
+        TEXT,
+    ),
     depends_on=st.lists(TEXT, max_size=3).map(tuple),
     columns=COLUMNS,
     contract=st.booleans(),
@@ -438,6 +446,6 @@ def test_a_plan_without_a_key_is_refused() -> None:
 
 def test_a_view_that_a_user_has_as_a_table_is_not_read_as_an_input() -> None:
     plan = planned(CHAIN)
-    nodes = {uid: replace(node, code="") for uid, node in plan.nodes.items()}
+    nodes = {uid: replace(node, code="from stg_levers") for uid, node in plan.nodes.items()}
     work = find_work(replace(plan, nodes=nodes), missing(plan, "pay"), {("main", "levers"), ("main", "stg_levers")})
     assert names(work) == ([], ["stg_levers", "pay"], [("main", "levers")])

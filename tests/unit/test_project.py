@@ -38,7 +38,11 @@ def fingerprint(project: Path, fingerprints: Fingerprints | None = None, **chang
 
 
 def edit(name: str) -> Callable[[Path], None]:
-    return lambda project: (project / name).write_text((project / name).read_text() + "\n")
+    def change(project: Path) -> None:
+        with (project / name).open("a") as stream:
+            stream.write("\n")
+
+    return change
 
 
 def add(name: str, text: str = "") -> Callable[[Path], None]:
@@ -50,7 +54,10 @@ def add(name: str, text: str = "") -> Callable[[Path], None]:
 
 
 def rename(old: str, new: str) -> Callable[[Path], None]:
-    return lambda project: (project / old).rename(project / new) and None
+    def change(project: Path) -> None:
+        (project / old).rename(project / new)
+
+    return change
 
 
 def remove(name: str) -> Callable[[Path], None]:
@@ -114,7 +121,11 @@ def test_the_place_of_the_project_does_not_count(project: Path, tmp_path: Path) 
 def test_settings_count_but_not_their_order(project: Path) -> None:
     before = fingerprint(project, settings={"vars": {"a": 1, "b": 2}, "target": None})
     assert fingerprint(project, settings={"target": None, "vars": {"b": 2, "a": 1}}) == before
-    others = ({"vars": {"a": 1, "b": 3}, "target": None}, {"vars": {"a": 1, "b": 2}, "target": "dev"}, {})
+    others: tuple[dict[str, object], ...] = (
+        {"vars": {"a": 1, "b": 3}, "target": None},
+        {"vars": {"a": 1, "b": 2}, "target": "dev"},
+        {},
+    )
     assert len({before, *(fingerprint(project, settings=each) for each in others)}) == 4
 
 
@@ -143,9 +154,7 @@ def test_the_interpreter_and_its_packages_count(project: Path, tmp_path: Path) -
     assert fingerprint(project, python=python) == seen[-1]
 
 
-def test_a_content_is_not_read_again_where_the_stat_is_the_same(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_content_is_not_read_again_where_the_stat_is_the_same(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fingerprints = Fingerprints()
     before = fingerprint(project, fingerprints)
     reads: list[str] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 from hypothesis import assume, given
@@ -21,9 +22,7 @@ RETRYABLE_CODES = st.sampled_from(sorted(RETRYABLE))
 
 
 @given(POLICIES, st.sampled_from(sorted(set(HINTS) - RETRYABLE)), st.integers(1, 60), JITTER)
-def test_what_no_retry_can_mend_is_not_tried_again(
-    policy: RetryPolicy, code: str, attempt: int, jitter: float
-) -> None:
+def test_what_no_retry_can_mend_is_not_tried_again(policy: RetryPolicy, code: str, attempt: int, jitter: float) -> None:
     assert policy.pause(code, attempt, jitter) is None
 
 
@@ -47,7 +46,7 @@ def test_pauses_grow_until_the_maximum(policy: RetryPolicy, code: str, jitter: f
     known = [pause for pause in pauses if pause is not None]
     assert len(known) == policy.attempts - 1
     assert known == sorted(known)
-    for earlier, later in zip(known, known[1:], strict=False):
+    for earlier, later in itertools.pairwise(known):
         assert later > earlier or later >= policy.maximum / 2
 
 

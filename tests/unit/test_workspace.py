@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from fixtures.files import names_in
 from fixtures.processes import NOBODY, run_python
 from hypothesis import given
 from hypothesis import strategies as st
@@ -158,7 +159,7 @@ class TestWriteAtomically:
         write_atomically(path, "new ü", durable=durable)
         assert path.read_text(encoding="utf-8") == "new ü"
         assert path.stat().st_ino != before
-        assert os.listdir(tmp_path) == ["x"]
+        assert names_in(tmp_path) == ["x"]
 
     def test_a_reader_that_has_the_old_file_open_sees_nothing_half_written(self, tmp_path: Path) -> None:
         path = tmp_path / "x"
@@ -182,7 +183,7 @@ class TestWriteAtomically:
         with pytest.raises(InitializationError) as caught:
             write_atomically(tmp_path / "link" / "x", "text")
         assert caught.value.code == "unsafe_path"
-        assert os.listdir(tmp_path / "real") == []
+        assert names_in(tmp_path / "real") == []
 
     @pytest.mark.parametrize("mode", [0o600, 0o640, 0o644, 0o664, 0o777, 0o400])
     def test_who_may_read_the_database_may_read_the_file(self, tmp_path: Path, mode: int) -> None:
@@ -234,7 +235,7 @@ class TestWriteAtomically:
         (tmp_path / "x").write_text("old")
         with pytest.raises(UnicodeEncodeError):
             write_atomically(tmp_path / "x", "half of it \ud800")
-        assert os.listdir(tmp_path) == ["x"]
+        assert names_in(tmp_path) == ["x"]
         assert (tmp_path / "x").read_text() == "old"
 
     def test_nothing_is_left_when_a_folder_is_in_the_way(self, tmp_path: Path) -> None:
@@ -242,7 +243,7 @@ class TestWriteAtomically:
         with pytest.raises(InitializationError) as caught:
             write_atomically(tmp_path / "x", "text")
         assert caught.value.code == "unsafe_path"
-        assert os.listdir(tmp_path) == ["x"]
+        assert names_in(tmp_path) == ["x"]
 
     def test_nothing_is_left_when_the_disk_is_full(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def full(handle: int) -> None:
@@ -252,7 +253,7 @@ class TestWriteAtomically:
         with pytest.raises(InitializationError) as caught:
             write_atomically(tmp_path / "x", "text")
         assert caught.value.code == "disk_full"
-        assert os.listdir(tmp_path) == []
+        assert names_in(tmp_path) == []
 
     def test_a_folder_that_is_gone(self, tmp_path: Path) -> None:
         with pytest.raises(InitializationError) as caught:
