@@ -189,7 +189,8 @@ class Caretaker:
             case.status = Status(database, answers=request_id)
             event_log("request", "a simulator asks for it", "DEBUG", database=str(database))
             case.status.begin("check_tables")
-            case.status.show(state=InitializationState.NOT_STARTED.value)
+            if not os.path.lexists(database.marker):  # else the record of how it became ready stays
+                case.status.show(state=InitializationState.NOT_STARTED.value)
         if not case.cleaned:
             self._clean(case)
         if case.not_before > anyio.current_time():
@@ -238,13 +239,10 @@ class Caretaker:
             self._enqueue(case)
 
     def _adopt(self, case: Case, found: Inspection) -> None:
-        if not adopt(case.database, found, answers=case.status.record["answers"]):
-            self._put(case, anyio.current_time() + BUSY_SECONDS[0])
-            return
-        event_log("adopted", "ready: all tables are there", database=str(case.database))
         status = read_status(case.database)
         if status is not None and status.get("state") != InitializationState.COMPLETED.value:
-            # The marker is on disk: a status that says otherwise is put right.
+            # A status that says otherwise is put right. The marker comes last: whoever sees it finds the status true.
+            case.status.end("check_tables")
             case.status.show(
                 state=InitializationState.COMPLETED.value,
                 reason=None,
@@ -254,6 +252,10 @@ class Caretaker:
                 next_attempt_at=None,
                 completed_at=iso_time(time.time()),
             )
+        if not adopt(case.database, found, answers=case.status.record["answers"]):
+            self._put(case, anyio.current_time() + BUSY_SECONDS[0])
+            return
+        event_log("adopted", "ready: all tables are there", database=str(case.database))
         self._now_ready(case, found.reading.identity)
 
     def _busy(self, case: Case, holder: Holder | None) -> None:

@@ -258,19 +258,29 @@ class _Initialization:
     async def _publish(self, found: Inspection, work: Work, staging: Staging, logs: Path) -> None:
         """Hand the tables over, waiting a little for a simulator that has the database open just now."""
         patience = time.monotonic() + PUBLISH_PATIENCE_SECONDS
+        identity = None if found.is_new else found.reading.identity
         while True:
             self.attempt.begin("verify")
-            answer = await self._child(
-                _publish_job(self.database, found, work, staging, self.tools.config), found.settings, staging, logs
-            )
+            job = _publish_job(self.database, found, work, staging, self.tools.config)
+            # Of a file that was written since, only the rows themselves tell whether its tables are what was copied.
+            job |= {"identity": identity, "compare_inputs": identity != found.reading.identity}
+            answer = await self._child(job, found.settings, staging, logs)
             if answer["outcome"] == "published":
                 return
-            if answer["outcome"] == "changed":
-                self.attempt.log("start_over", f"the database changed meanwhile: {answer.get('message')}")
-                raise StartOverError
             if time.monotonic() > patience:
                 raise BusyError(None)
             await anyio.sleep(BUSY_SECONDS)
+            if answer["outcome"] == "changed":
+                self.attempt.log("database_changed", f"it changed meanwhile: {answer.get('message')}", level="DEBUG")
+                identity = await self._same_work(found)
+
+    async def _same_work(self, found: Inspection) -> dict[str, Any] | None:
+        """The file's identity now, if it still lacks just what was built; else all is to be begun anew."""
+        now = await look(self.tools, self.database, found.plan, found.settings)
+        same = now.check.missing == found.check.missing and now.check.error is None and now.is_new == found.is_new
+        if not same or not now.reading.certain:
+            raise StartOverError
+        return None if now.is_new else now.reading.identity
 
     async def _certify(self, built: Inspection) -> InitializationResult:
         """Look at the live file, and write the marker if it holds what it should."""
@@ -332,7 +342,6 @@ def _publish_job(database: Database, found: Inspection, work: Work, staging: Sta
         "mode": "create" if found.is_new else "graft",
         "tables": tables,
         "inputs": [{"schema": schema, "name": name} for schema, name in work.inputs],
-        "identity": None if found.is_new else found.reading.identity,
         "storage_version": config.dbt.storage_version,
     }
 

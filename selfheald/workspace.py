@@ -91,10 +91,11 @@ def resolve_database(given: str | os.PathLike[str] | None, name: str = DATABASE_
     """The database that a user means by a path to a file or a folder, or by nothing (:func:`get_database_path`).
 
     In a folder it is whichever of ``simulation.duckdb`` and ``dbt/simulation.duckdb`` exists; if neither does, the
-    one in ``dbt/`` where that folder exists. Raises ``config_invalid`` if both exist or the folder doesn't.
+    one in ``dbt/`` where that folder exists. A folder with the database's own name stands in its place, and is not
+    looked into. Raises ``config_invalid`` if both exist or the folder doesn't.
     """
     path = get_database_path() if given is None else Path(os.path.abspath(given))
-    if path.is_dir():
+    if path.is_dir() and path.name != name:
         direct, nested = path / name, path / "dbt" / name
         if os.path.lexists(direct) and os.path.lexists(nested):
             raise InitializationError(

@@ -3,9 +3,9 @@
 A database that does not exist gets a new file, put at its path when it is complete. One that exists is opened, and in
 one transaction gets the tables that it lacks; nothing that it holds is read but to compare, or written at all.
 
-The live database is attached to an in-memory one, never the default catalog: so no macro or view of a stranger's file
-can come between our SQL and what it means, and DuckDB is told to leave the file as it is at closing *before* it opens
-it. Our word goes back on that once our own transaction is in.
+The live database is attached to an in-memory one, which stays the default catalog: so no macro or view of a stranger's
+file comes between our SQL and what it means, and DuckDB can be told *before* it opens the file to leave it as it is at
+closing. That is taken back once our own transaction is in.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ def _graft(connection: duckdb.DuckDBPyConnection, job: Job, tables: List[Table],
     """The tables, added to a database that exists, in one transaction."""
     database = job["database"]
     seen = _quiet(job)
+    by_rows = bool(job.get("compare_inputs")) or seen.wal is not None
     _open_unchanged(connection, database, seen)
     with told_of(database):
         # From here on no statement can read a file, whatever a definition in either database says.
@@ -83,7 +84,7 @@ def _graft(connection: duckdb.DuckDBPyConnection, job: Job, tables: List[Table],
         with _transaction(connection):
             _still_missing(connection, tables)
             for wanted in job["inputs"]:
-                _same_input(connection, wanted["schema"], wanted["name"], by_rows=seen.wal is not None)
+                _same_input(connection, wanted["schema"], wanted["name"], by_rows=by_rows)
             rows = copy_all(connection, tables, LIVE)
     try:
         _checkpoint(connection)

@@ -15,11 +15,29 @@ from selfheald.cli.output import (
     configuration,
     print_error,
     print_json,
+    told_as_json,
 )
 from selfheald.cli.progress import Progress, describe_holder
 from selfheald.config import Config
 from selfheald.errors import InitializationError
 from selfheald.workspace import Database, resolve_database
+
+#: The document of ``--json`` while nothing is known.
+_BLANK: dict[str, Any] = {
+    "format": 1,
+    "database": None,
+    "workspace": None,
+    "exists": False,
+    "complete": False,
+    "marker": "absent",
+    "tables": [],
+    "missing": [],
+    "holder": None,
+    "project": None,
+    "fingerprint": None,
+    "duration_seconds": 0.0,
+    "error": None,
+}
 
 
 def command(db: DatabaseArgument = None, json: JsonOption = False, config: ConfigOption = None) -> None:
@@ -29,8 +47,9 @@ def command(db: DatabaseArgument = None, json: JsonOption = False, config: Confi
 
     Example: selfheald check workspace --json
     """
-    database = resolve_database(db)
-    effective = configuration(config)
+    with told_as_json(json, _BLANK, db):
+        database = resolve_database(db)
+        effective = configuration(config)
     with Progress(f"Checking {database}", quiet=True) as progress:
         document, error = anyio.run(_check, database, effective, progress)
     if json:
@@ -52,20 +71,13 @@ async def _check(
     from selfheald.planner import Planner
 
     began = time.monotonic()
-    document: dict[str, Any] = {
-        "format": 1,
+    document = {
+        **_BLANK,
         "database": str(database),
         "workspace": str(database.workspace),
         "exists": database.path.exists(),
-        "complete": False,
         "marker": marker_state(database),
-        "tables": [],
-        "missing": [],
-        "holder": None,
         "project": str(config.dbt.project_dir),
-        "fingerprint": None,
-        "duration_seconds": 0.0,
-        "error": None,
     }
     error: InitializationError | None = None
     try:

@@ -17,11 +17,36 @@ from selfheald.cli.output import (
     exit_code,
     print_error,
     print_json,
+    told_as_json,
 )
 from selfheald.cli.progress import Progress, describe_ready
 from selfheald.config import Config
 from selfheald.initialization_state import InitializationResult
 from selfheald.workspace import Database, resolve_database
+
+#: The documents of ``--json`` while nothing is known.
+_BLANK: dict[str, Any] = {
+    "format": 1,
+    "database": None,
+    "outcome": "failed",
+    "attempt_id": None,
+    "state": "failed",
+    "steps": [],
+    "missing_tables_found": [],
+    "tables_created": [],
+    "started_at": None,
+    "completed_at": None,
+    "error": None,
+}
+_BLANK_DRY_RUN: dict[str, Any] = {
+    "format": 1,
+    "database": None,
+    "missing": [],
+    "nodes": [],
+    "vars": {},
+    "project": None,
+    "template": {"usable": False, "why": "this version keeps no templates"},
+}
 
 
 def command(
@@ -36,10 +61,11 @@ def command(
 
     Example: selfheald ensure workspace
     """
-    database = resolve_database(db)
-    effective = configuration(config)
-    if dry_run:
-        document = anyio.run(_dry_run, database, effective)
+    with told_as_json(json, _BLANK_DRY_RUN if dry_run else _BLANK, db):
+        database = resolve_database(db)
+        effective = configuration(config)
+        document = anyio.run(_dry_run, database, effective) if dry_run else None
+    if document is not None:
         if json:
             print_json(document)
         else:
@@ -114,7 +140,7 @@ async def _dry_run(database: Database, config: Config) -> dict[str, Any]:
         raise found.check.error
     work = find_work(found.plan, found.check.missing, existing_tables(found.reading))
     return {
-        "format": 1,
+        **_BLANK_DRY_RUN,
         "database": str(database),
         "missing": [table.qualified for table in found.check.missing],
         "nodes": [
@@ -123,7 +149,6 @@ async def _dry_run(database: Database, config: Config) -> dict[str, Any]:
         ],
         "vars": dict(found.settings.variables),
         "project": found.plan.project_dir,
-        "template": {"usable": False, "why": "this version keeps no templates"},
     }
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +13,7 @@ import typer
 
 from selfheald.config import Config, config_sources, load_config
 from selfheald.errors import InitializationError, InitializationTimeoutError
+from selfheald.workspace import get_database_path
 
 DatabaseArgument = Annotated[
     Path | None,
@@ -39,6 +43,18 @@ def configuration(path: Path | None, overrides: dict[str, Any] | None = None) ->
 def print_json(document: dict[str, Any]) -> None:
     """One document on stdout."""
     typer.echo(json.dumps(document, indent=2, default=str))
+
+
+@contextmanager
+def told_as_json(wanted: bool, blank: Mapping[str, Any], db: Path | None) -> Iterator[None]:
+    """With ``--json``, an error that comes before there is a document is told in one too: ``blank`` and the error."""
+    try:
+        yield
+    except InitializationError as error:
+        if wanted:
+            database = get_database_path() if db is None else os.path.abspath(db)
+            print_json({**blank, "database": str(database), "error": error.as_dict()})
+        raise
 
 
 def print_error(error: InitializationError) -> None:

@@ -19,6 +19,7 @@ from selfheald.cli.output import (
     exit_code,
     print_error,
     print_json,
+    told_as_json,
 )
 from selfheald.cli.progress import Progress, describe_ready
 from selfheald.client import daemon_root, read_record, status_path, wait_until_ready_async
@@ -27,6 +28,17 @@ from selfheald.errors import InitializationError
 from selfheald.workspace import PRIVATE_FOLDER, Database, resolve_database
 
 _OrEnsure = Annotated[bool, typer.Option("--or-ensure", help="Where no daemon watches the path, make it ready here.")]
+
+#: The document of ``--json`` while nothing is known.
+_BLANK: dict[str, Any] = {
+    "format": 1,
+    "database": None,
+    "outcome": "failed",
+    "origin": None,
+    "waited_seconds": 0.0,
+    "steps": [],
+    "error": None,
+}
 
 
 def command(
@@ -42,8 +54,10 @@ def command(
 
     Example: selfheald wait workspace --timeout 120
     """
-    database = resolve_database(db)
-    document, error = anyio.run(_wait, database, timeout, _configuration(config, or_ensure))
+    with told_as_json(json, _BLANK, db):
+        database = resolve_database(db)
+        effective = _configuration(config, or_ensure)
+    document, error = anyio.run(_wait, database, timeout, effective)
     if json:
         print_json(document)
     if error is not None:
@@ -144,7 +158,7 @@ async def _wait(
     if error is not None:
         outcome = {3: "timeout", 4: "no_daemon"}.get(exit_code(error), "failed")
     return {
-        "format": 1,
+        **_BLANK,
         "database": str(database),
         "outcome": outcome,
         "origin": marker.get("origin"),

@@ -486,6 +486,18 @@ class TestWaiting:
         assert caught.value.timeout_seconds == 0.1
         assert 0.1 <= caught.value.elapsed_seconds <= time.monotonic() - began
         assert str(database.path) in caught.value.message
+        assert "has not taken the request" in caught.value.hint
+
+    @pytest.mark.usefixtures("daemon")
+    def test_the_time_limit_of_a_request_that_was_taken(
+        self, database: Database, pool: ThreadPoolExecutor, eventually: Eventually
+    ) -> None:
+        waiting = self.wait(pool, database, timeout=0.3)
+        eventually(database.request.exists)
+        take_request(database)
+        with pytest.raises(InitializationTimeoutError) as caught:
+            waiting.result(LIMIT)
+        assert "`selfheald status`" in caught.value.hint
 
     @pytest.mark.usefixtures("daemon")
     @pytest.mark.parametrize("timeout", [0, None])

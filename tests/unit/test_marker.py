@@ -199,6 +199,29 @@ class TestWriteMarker:
             assert reader.wait() == 0
 
 
+SECOND = 1_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("mtime_ns", "wal_ns", "read_at", "outlived"),
+    [
+        (5 * SECOND + 1, None, 5.0, True),  # a stamp of the future is another host's
+        (5 * SECOND + 1, None, 5.005, False),
+        (5 * SECOND + 1, None, 5.5, True),
+        (5 * SECOND + 1, 5 * SECOND + SECOND // 2, 5.505, False),
+        (5 * SECOND + 1, 5 * SECOND + SECOND // 2, 6.0, True),
+        (5 * SECOND, None, 6.0, False),  # a file system that counts in seconds
+        (5 * SECOND, None, 8.0, True),
+    ],
+)
+def test_a_moment_that_a_later_write_cannot_hide_in(
+    mtime_ns: int, wal_ns: int | None, read_at: float, outlived: bool
+) -> None:
+    wal = None if wal_ns is None else {"size": 1, "mtime_ns": wal_ns, "ctime_ns": wal_ns}
+    identity = {"device": 1, "inode": 1, "size": 1, "mtime_ns": mtime_ns, "ctime_ns": mtime_ns, "wal": wal}
+    assert marker_module.outlived_a_tick(identity, read_at) is outlived
+
+
 def test_marker_state(database: Database) -> None:
     assert marker_state(database) == "absent"
     assert not remove_marker(database)

@@ -104,6 +104,13 @@ class TestScan:
         assert result.requested == {tmp_path / name / NAME for name in ("dropped", "taken", "linked")}
         assert result.databases == set()
 
+    def test_attempts_also_without_a_database(self, tmp_path: Path) -> None:
+        (tmp_path / "w").mkdir()
+        Status(Database.at(tmp_path / "w" / NAME)).write(state="failed")
+        result = scan([tmp_path], NAME, EXCLUDE)
+        assert (result.tried, result.requested, result.databases) == ({tmp_path / "w" / NAME}, set(), set())
+        assert scan([tmp_path], "other.duckdb", EXCLUDE).tried == set()
+
     def test_what_is_passed_over(self, tmp_path: Path) -> None:
         for place in ("target/w", "w/.git", "w/node_modules/x", ".selfheald", "w/.selfheald/staging-x"):
             (tmp_path / place).mkdir(parents=True)

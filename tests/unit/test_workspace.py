@@ -101,6 +101,29 @@ class TestResolveDatabase:
         assert caught.value.code == "config_invalid"
         assert caught.value.path == str(tmp_path / "no")
 
+    def test_a_folder_in_the_database_s_place_is_meant_as_it_is(self, tmp_path: Path) -> None:
+        (tmp_path / NAME).mkdir()
+        assert resolve_database(tmp_path / NAME).path == tmp_path / NAME
+        assert resolve_database(tmp_path).path == tmp_path / NAME
+
+    @pytest.mark.parametrize("name", ["notes.txt", "workspace", "no.such.folder"])
+    def test_a_name_that_is_no_database_s_is_not_taken_for_one(self, tmp_path: Path, name: str) -> None:
+        for _ in range(2):
+            with pytest.raises(InitializationError) as caught:
+                resolve_database(tmp_path / name)
+            assert caught.value.code == "config_invalid"
+            assert caught.value.path == str(tmp_path / name)
+            (tmp_path / name).touch()
+
+    @pytest.mark.parametrize("name", ["a.duckdb", "a.DUCKDB", "a.ddb", "a.db"])
+    def test_names_of_databases_that_are_still_to_be_made(self, tmp_path: Path, name: str) -> None:
+        assert resolve_database(tmp_path / name).path == tmp_path / name
+
+    def test_a_file_with_content_may_have_any_name(self, tmp_path: Path) -> None:
+        (tmp_path / "odd").write_bytes(b"content")
+        assert resolve_database(tmp_path / "odd").path == tmp_path / "odd"
+        assert resolve_database(tmp_path / "other", "other").path == tmp_path / "other"
+
     def test_another_name(self, tmp_path: Path) -> None:
         assert resolve_database(tmp_path, "pay.duckdb").path == tmp_path / "pay.duckdb"
 
