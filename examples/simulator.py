@@ -60,9 +60,7 @@ def simulate(
             "delete from fct_yearly_events where simulation_year between ? and ?", [first, first + years - 1]
         )
         connection.execute(_OPENING_WORKFORCE.format(first=first))
-        figures = [
-            _simulate_year(connection, year, baseline_year or first) for year in range(first, first + years)
-        ]
+        figures = [_simulate_year(connection, year, baseline_year or first) for year in range(first, first + years)]
         connection.execute("commit")
     except BaseException:
         connection.execute("rollback")
@@ -332,11 +330,18 @@ def _print_figures(figures: list[YearFigures]) -> None:
         )
 
 
-def _print_progress(status: Mapping[str, Any]) -> None:
-    progress = status.get("progress") or {}
-    done = f", {progress.get('done')} of {progress.get('total')}" if progress.get("total") else ""
-    reason = f" ({status['reason']})" if status.get("reason") else ""
-    print(f"waiting: {str(status.get('state')).replace('_', ' ')}{reason}{done}", file=sys.stderr, flush=True)
+class _Progress:
+    """Prints what is waited for, each time that it is something else."""
+
+    def __init__(self) -> None:
+        self._shown = ""
+
+    def __call__(self, status: Mapping[str, Any]) -> None:
+        running = [step["display_name"] for step in status.get("steps") or () if step["status"] == "running"]
+        text = running[0] if running else str(status.get("reason") or status.get("state")).replace("_", " ")
+        if text != self._shown:
+            self._shown = text
+            print(f"the simulator waits: {text}…", file=sys.stderr, flush=True)
 
 
 def _first_line(error: Exception) -> str:
@@ -362,7 +367,7 @@ def main(arguments: list[str] | None = None) -> int:
     from selfheald.errors import InitializationError
 
     try:
-        wait_until_ready(options.database, timeout=options.timeout, on_progress=_print_progress)
+        wait_until_ready(options.database, timeout=options.timeout, on_progress=_Progress())
     except InitializationError as error:
         return _fail(f"{options.database}: {error}", error.hint)
     try:

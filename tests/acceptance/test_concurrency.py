@@ -147,7 +147,7 @@ def test_a_daemon_waits_for_a_lock_that_somebody_keeps(
 
 
 def test_the_rows_are_those_of_plain_dbt(finished: Path, environment: dict[str, str], tmp_path: Path) -> None:
-    """Each required table, with a census, equals what ``dbt seed`` and ``dbt run`` make: row for row, in their order."""
+    """Each required table, with a census, equals what ``dbt seed`` and ``dbt run`` make: row for row, in order."""
     plain = tmp_path / NAME
     project = bundled_project_dir()
     for command in ("seed", "run"):

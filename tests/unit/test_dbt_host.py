@@ -293,7 +293,11 @@ async def test_a_log_that_cannot_be_written_is_not_python_s_fault(tmp_path: Path
 
 @pytest.mark.anyio
 async def test_locks_stay_held_until_the_child_is_gone(tmp_path: Path, child: Callable[[str], None]) -> None:
-    child("tell('step', pid=os.getpid())\ntell('result', locked=os.fstat(job['lock']).st_ino)")
+    child(
+        "tell('step')\n"
+        "while not os.path.exists(sys.argv[0] + '.go'): time.sleep(0.001)\n"
+        "tell('result', locked=os.fstat(job['lock']).st_ino)"
+    )
     path = tmp_path / "x.lock"
     lock = DatabaseLock(path)
     assert lock.acquire()
@@ -303,6 +307,7 @@ async def test_locks_stay_held_until_the_child_is_gone(tmp_path: Path, child: Ca
     def give_up_ours(event: dict[str, Any]) -> None:
         lock.release()
         seen.append(held(path))
+        (tmp_path / "child.py.go").touch()
 
     result = await run_job(
         {"job": "build", "log_file": str(tmp_path / "job.log"), "lock": lock.fileno()},
