@@ -36,6 +36,23 @@ NO_DAEMON_SECONDS = 5.0
 MAX_RECORD_BYTES = 1 << 20
 
 
+_STATUS_KINDS: Mapping[str, Any] = {
+    "state": (str,),
+    "reason": (str,),
+    "queue_position": (int,),
+    "attempt": (int,),
+    "next_attempt_at": (str,),
+    "progress": (dict,),
+    "eta_seconds": (int, float),
+    "holder": (dict,),
+    "error": (dict,),
+    "warnings": (list,),
+    "steps": (list,),
+    "missing_tables_found": (list,),
+    "tables_created": (list,),
+}
+
+
 def wait_until_ready(
     db: PathLike, timeout: Optional[float] = 300.0, on_progress: Optional[Progress] = None
 ) -> Dict[str, Any]:
@@ -146,6 +163,17 @@ def read_record(path: Path) -> Optional[Dict[str, Any]]:
     finally:
         os.close(handle)
     return record if isinstance(record, dict) else None
+
+
+def read_status(database: Path) -> Optional[Dict[str, Any]]:
+    """The status record of a database; ``None`` if there is none, or none of the form that we write."""
+    record = read_record(status_path(database))
+    if record is None:
+        return None
+    for key, kinds in _STATUS_KINDS.items():
+        if not isinstance(record.get(key), (*kinds, type(None))):
+            return None
+    return record if all(isinstance(step, dict) for step in record.get("steps") or ()) else None
 
 
 def daemon_root(database: Path) -> Optional[Path]:
@@ -293,7 +321,7 @@ class _Wait:
             marker = self._answered()
         if marker is not None:
             return marker
-        status = read_record(status_path(self.database))
+        status = read_status(self.database)
         if status is not None and status != self.seen:
             self.seen = status
             if self.request_id and self.on_progress is not None:
@@ -373,7 +401,7 @@ class _Wait:
             self.taken_at = self.taken_at or now
             if now - self.taken_at < NO_DAEMON_SECONDS:
                 return
-        status = read_record(status_path(self.database))
+        status = read_status(self.database)
         self.baseline = None if status is None else status.get("answers")
         self.taken_at = None
         fresh = not request_path(self.database).parent.exists()

@@ -17,7 +17,7 @@ from selfheald.attempt import Attempt, RetryRule
 from selfheald.client import valid_marker
 from selfheald.config import Config
 from selfheald.dbt_host import run_job
-from selfheald.errors import ConcurrentInitializationError, InitializationError
+from selfheald.errors import ConcurrentInitializationError, InitializationError, from_os_error
 from selfheald.initialization_state import InitializationResult
 from selfheald.locks import DatabaseLock, Holder
 from selfheald.marker import Status, log_folder, outlived_a_tick, remove_marker, write_marker
@@ -105,6 +105,8 @@ async def initialize(
         raise
     except InitializationError as error:
         return attempted.failed(error)
+    except OSError as error:
+        return attempted.failed(from_os_error(error, error.filename or database, "use"))
     except anyio.get_cancelled_exc_class():
         attempted.failed(InitializationError("the initialization was interrupted", code="interrupted"))
         raise

@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from selfheald import client
 from selfheald.client import file_identity, read_record, valid_marker
 from selfheald.errors import InitializationError, from_os_error
 from selfheald.initialization_state import (
@@ -211,7 +212,7 @@ class Status:
 
 def read_status(database: Database) -> dict[str, Any] | None:
     """The status record, or ``None``."""
-    return read_record(database.status)
+    return client.read_status(database.path)
 
 
 def take_request(database: Database) -> tuple[bool, str | None]:

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from selfheald.client import read_record, wait_until_ready
+from selfheald.client import read_status, wait_until_ready
 from selfheald.config import child_environment
 from selfheald.errors import InitializationError
 from selfheald.presence import daemon_record
@@ -115,7 +115,7 @@ def _show_timeline(database: Database) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    status: dict[str, Any] = read_record(database.status) or {}
+    status: dict[str, Any] = read_status(database.path) or {}
     steps = [step for step in status.get("steps", []) if step.get("duration_seconds")]
     total = sum(step["duration_seconds"] for step in steps) or 1.0
     table = Table(box=None, pad_edge=False, title="How it became ready", title_justify="left")

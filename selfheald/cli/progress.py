@@ -70,13 +70,13 @@ def _tables(count: int, kind: str = "") -> str:
 
 
 def _describe_step(status: Mapping[str, Any]) -> str | None:
-    running = next((step for step in status.get("steps", ()) if step.get("status") == "running"), None)
-    if running is None or running["name"] == "check_tables":
+    running = next((step for step in status.get("steps") or () if step.get("status") == "running"), None)
+    if running is None or running.get("name") == "check_tables":
         return None
-    progress = status.get("progress") or {}
-    if running["name"] != "build_foundation" or not progress.get("total"):
-        return f"{running['display_name']}…"
-    return f"{running['display_name']}… {progress['done']}/{progress['total']} {progress.get('node') or ''}".rstrip()
+    text, progress = f"{running.get('display_name')}…", status.get("progress") or {}
+    if running.get("name") != "build_foundation" or not progress.get("total"):
+        return text
+    return f"{text} {progress.get('done')}/{progress['total']} {progress.get('node') or ''}".rstrip()
 
 
 def _seconds_until(moment: str, now: float | None) -> float:

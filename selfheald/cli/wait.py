@@ -22,7 +22,7 @@ from selfheald.cli.output import (
     told_as_json,
 )
 from selfheald.cli.progress import Progress, describe_ready
-from selfheald.client import daemon_root, read_record, status_path, wait_until_ready_async
+from selfheald.client import daemon_root, read_record, read_status, wait_until_ready_async
 from selfheald.config import Config
 from selfheald.errors import InitializationError
 from selfheald.workspace import PRIVATE_FOLDER, Database, resolve_database
@@ -150,10 +150,10 @@ async def _wait(
             error = result.error
             marker = read_record(database.marker) or {}
         elif error is None:
-            status = read_record(status_path(database.path))
+            status = read_status(database.path)
             made = status is not None and status.get("attempt_id") in seen - {None}
             progress.final(describe_ready(status, time.monotonic() - began, made=made))
-    status = read_record(status_path(database.path)) or {}
+    status = read_status(database.path) or {}
     outcome = "ready"
     if error is not None:
         outcome = {3: "timeout", 4: "no_daemon"}.get(exit_code(error), "failed")

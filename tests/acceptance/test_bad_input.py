@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import duckdb
 import pytest
@@ -146,7 +146,7 @@ def test_a_database_that_is_not_ours_to_mend(
 
 
 #: What is written into selfheald.toml, or set in the environment, and what must be told of it.
-MISTAKES = {
+MISTAKES: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "unknown key": ("[watch]\nsettle = 0.3\n\n[dbt]\ntimeuot = 5\n", {}, ":5: dbt.timeuot", "dbt.timeout?"),
     "unknown section": ("[dtb]\ntimeout = 5\n", {}, ":1: dtb", "did you mean dbt?"),
     "wrong value": ('[dbt]\ntimeout = "soon"\n', {}, ":2: dbt.timeout", '"soon"'),

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -226,25 +227,29 @@ class TestWait:
         assert again["waited_seconds"] < 1
         assert snapshot(database.parent) == before
 
-    def test_nobody_watches(self, selfheald: Selfheald, tmp_path: Path) -> None:
-        """And nothing is left behind; with ``--or-ensure`` it is made here."""
-        folder = tmp_path / "w"
+    def test_nobody_watches(self, selfheald: Selfheald, complete: Copied, tmp_path: Path) -> None:
+        """Told after 5 s, and nothing is left behind; with ``--or-ensure`` it is made here; ``exec`` runs nothing."""
+        folder, ran = tmp_path / "w", tmp_path / "ran"
         folder.mkdir()
-        done = selfheald.run("wait", folder, "--json")
-        assert done.returncode == 4
-        document = json.loads(done.stdout)
-        assert set(document) == WAIT
-        assert (document["outcome"], document["origin"]) == ("no_daemon", None)
-        expect_error(document, "no_daemon")
-        expect_two_lines(done.stderr, "no_daemon")
-        assert 5 <= document["waited_seconds"] < 8
+        database = complete(tmp_path / "ensured")
+        with (
+            selfheald.started("wait", folder, "--json") as wait,
+            selfheald.started("wait", database, "--or-ensure", "--json") as ensured,
+            selfheald.started("exec", folder, "--", "touch", ran) as execute,
+        ):
+            assert [each.wait() for each in (wait, ensured, execute)] == [4, 0, 4]
+            document = json.loads(wait.stdout)
+            assert set(document) == WAIT
+            assert (document["outcome"], document["origin"]) == ("no_daemon", None)
+            expect_error(document, "no_daemon")
+            expect_two_lines(wait.stderr, "no_daemon")
+            assert 5 <= document["waited_seconds"] < 8
+            document = json.loads(ensured.stdout)
+            assert set(document) == WAIT
+            assert (document["outcome"], document["origin"]) == ("ready", "adopted")
+            expect_two_lines(execute.stderr, "no_daemon")
         assert list(folder.iterdir()) == []
-
-    def test_or_ensure(self, selfheald: Selfheald, complete: Copied, tmp_path: Path) -> None:
-        database = complete(tmp_path / "w")
-        document = selfheald.document("wait", database, "--or-ensure")
-        assert set(document) == WAIT
-        assert (document["outcome"], document["origin"]) == ("ready", "adopted")
+        assert not ran.exists()
 
     def test_timed_out_and_failed(
         self, selfheald: Selfheald, daemon: Daemon, workspace: Path, complete: Copied
@@ -309,27 +314,35 @@ class TestUsage:
         assert f"{file}:2: watch.settel" in done.stderr
         assert "watch.settle" in done.stderr
 
-    @pytest.mark.parametrize(
-        "words",
-        [("chekc",), ("check", "--timeout", "1"), ("wait", "--timeout", "soon"), ("wait", "--timeout", "-1"), ("exec",),
-         ("exec", "w", "--"), ("repair", "."), ("repair", ".", "--retry", "--quarantine"), ("run",)],
-        ids=" ".join,
-    )  # fmt: skip
-    def test_wrong_words(self, words: tuple[str, ...], selfheald: Selfheald) -> None:
-        done = selfheald.run(*words)
-        assert done.returncode == 2
-        assert done.stdout == ""
-        assert done.stderr
+    def test_wrong_words(self, selfheald: Selfheald) -> None:
+        wrong = [
+            "chekc",
+            "check --timeout 1",
+            "wait --timeout soon",
+            "wait --timeout -1",
+            "exec",
+            "exec w --",
+            "repair .",
+            "repair . --retry --quarantine",
+            "run",
+        ]
+        with ExitStack() as stack:
+            for words, process in [(words, stack.enter_context(selfheald.started(*words.split()))) for words in wrong]:
+                assert (process.wait(), process.stdout) == (2, ""), words
+                assert process.stderr, words
 
-    @pytest.mark.parametrize(
-        "words",
-        ["run", "ensure", "wait", "exec", "check", "status", "repair", "demo", "config show", "config validate",
-         "config schema", "config init"],
-    )  # fmt: skip
-    def test_help(self, words: str, selfheald: Selfheald) -> None:
-        done = selfheald.ok(*words.split(), "--help")
-        assert f"Example: selfheald {words}" in re.sub(r"\s+", " ", done.stdout)
-        assert done.stderr == ""
+    def test_help(self, selfheald: Selfheald) -> None:
+        """Each command shows how it is used."""
+        listed = selfheald.ok("--help").stdout
+        commands = "run ensure wait exec check status repair demo".split()
+        assert all(re.search(rf"^\W*{command}\b", listed, re.MULTILINE) for command in commands), listed
+        commands += ["config show", "config validate", "config schema", "config init"]
+        with ExitStack() as stack:
+            for words, process in [
+                (words, stack.enter_context(selfheald.started(*words.split(), "--help"))) for words in commands
+            ]:
+                assert (process.wait(), process.stderr) == (0, ""), words
+                assert f"Example: selfheald {words}" in re.sub(r"\s+", " ", process.stdout)
 
 
 class TestStatus:

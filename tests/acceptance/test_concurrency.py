@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from processes import (
@@ -46,12 +47,12 @@ sys.stdin.read()
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The small project, which is read once for this module."""
     return {"DBT__PROJECT_DIR": str(copy_project(tmp_path_factory.mktemp("site") / "project"))}
 
 
-def test_three_at_once_make_one_initialization(root: Path, selfheald: Selfheald, settings: dict[str, object]) -> None:
+def test_three_at_once_make_one_initialization(root: Path, selfheald: Selfheald, settings: dict[str, Any]) -> None:
     """A daemon with a waiter, and two ``ensure``: one of them makes the tables, and all end ready."""
     database = own_database(root / "workspace")
     with selfheald.daemon(root, WATCH__HEAL="requested", **settings), ExitStack() as stack:
@@ -74,7 +75,7 @@ def test_three_at_once_make_one_initialization(root: Path, selfheald: Selfheald,
     assert staging_left(database) == []
 
 
-def test_another_goes_on_when_one_is_killed(tmp_path: Path, selfheald: Selfheald, settings: dict[str, object]) -> None:
+def test_another_goes_on_when_one_is_killed(tmp_path: Path, selfheald: Selfheald, settings: dict[str, Any]) -> None:
     """``kill -9`` in the middle: the lock is free, the child dies with its parent, and who waited makes the tables."""
     database = own_database(tmp_path / "workspace")
     before = fixed(database)
@@ -100,7 +101,7 @@ def test_another_goes_on_when_one_is_killed(tmp_path: Path, selfheald: Selfheald
     marker(database)
 
 
-def test_a_lock_that_somebody_keeps(tmp_path: Path, selfheald: Selfheald, settings: dict[str, object]) -> None:
+def test_a_lock_that_somebody_keeps(tmp_path: Path, selfheald: Selfheald, settings: dict[str, Any]) -> None:
     """``ensure`` gives up at its timeout and tells of the lock; then it is free, and the next one goes through."""
     database = own_database(tmp_path / "workspace")
     before = fixed(database)
@@ -125,7 +126,7 @@ def test_a_lock_that_somebody_keeps(tmp_path: Path, selfheald: Selfheald, settin
 
 
 def test_a_daemon_waits_for_a_lock_that_somebody_keeps(
-    root: Path, selfheald: Selfheald, settings: dict[str, object]
+    root: Path, selfheald: Selfheald, settings: dict[str, Any]
 ) -> None:
     """It neither begins nor fails nor counts an attempt; when the lock is free, it goes on by itself."""
     database = own_database(root / "workspace")

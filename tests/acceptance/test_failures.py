@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from processes import (
@@ -62,7 +63,7 @@ class Site:
         self.mend()
 
     @property
-    def settings(self) -> dict[str, object]:
+    def settings(self) -> dict[str, Any]:
         return {
             "DBT__PROJECT_DIR": str(self.project),
             "DBT__PYTHON": str(self.python),
@@ -82,10 +83,12 @@ class Site:
     def write(self, file: str, text: str) -> None:
         (self.project / file).write_text(text)
 
-    def replace(self, file: str, old: str, new: str) -> None:
+    def replace(self, file: str, words: dict[str, str]) -> None:
         text = (self.project / file).read_text()
-        assert old in text
-        self.write(file, text.replace(old, new))
+        for old, new in words.items():
+            assert old in text
+            text = text.replace(old, new)
+        self.write(file, text)
 
 
 @dataclass(frozen=True)
@@ -144,10 +147,7 @@ FAILURES = {
     ),
     "nothing selected": Failure(
         "selection_empty",
-        lambda site: (
-            site.replace("dbt_project.yml", '["given"]', '["other"]'),
-            site.replace("dbt_project.yml", '["foundation"]', '["Foundation"]'),
-        ),
+        lambda site: site.replace("dbt_project.yml", {'["given"]': '["other"]', '["foundation"]': '["Foundation"]'}),
         "project/dbt_project.yml",
         "check_tables",
         ("tag:given", "Foundation, other", "required.select"),
@@ -246,6 +246,17 @@ def test_is_told_and_can_be_mended(
     assert staging_left(watched) == staging_left(alone) == []
 
 
+def test_a_copy_of_a_project_is_a_project_of_its_own(
+    shared_site: Site, shared_selfheald: Selfheald, tmp_path: Path
+) -> None:
+    """What is known of a project names its files: it doesn't hold for the same project at another place."""
+    settings = dict(shared_site.settings)
+    for project in (shared_site.project, copy_project(tmp_path / "project")):
+        settings["DBT__PROJECT_DIR"] = str(project)
+        found = shared_selfheald.document("check", tmp_path, code=1, **settings)
+        assert (found["project"], found["error"]) == (str(project), None)
+
+
 def test_dbt_that_hangs_is_killed_with_all_it_started(tmp_path: Path, selfheald: Selfheald) -> None:
     """``ensure`` gives up at ``dbt.timeout``; neither dbt nor what a model has started is left."""
     limit = 8.0
@@ -283,14 +294,24 @@ def test_a_daemon_tries_again_after_a_timeout_and_gives_up(tmp_path: Path, root:
     (project / "models/mart/dim_regions.sql").write_text(_ENDLESS_MODEL)
     database = own_database(root / "workspace")
     before = fixed(database)
-    settings = {"DBT__PROJECT_DIR": str(project), "DBT__TIMEOUT": 3.0, "RETRY__ATTEMPTS": 2, "RETRY__BASE": 1.0}
+    settings: dict[str, Any] = {
+        "DBT__PROJECT_DIR": str(project),
+        "DBT__TIMEOUT": 3.0,
+        "RETRY__ATTEMPTS": 2,
+        "RETRY__BASE": 1.0,
+    }
     groups = set[int]()
 
     with (
         selfheald.daemon(root, WATCH__HEAL="requested", **settings) as daemon,
         selfheald.started("wait", database, "--json") as waiter,
     ):
-        wait_for(lambda: groups.update(_build_of(daemon, database)) or waiter.process.poll() is not None)
+
+        def ended_meanwhile() -> bool:
+            groups.update(_build_of(daemon, database))
+            return waiter.process.poll() is not None
+
+        wait_for(ended_meanwhile, what=lambda: waiter.stderr)
         assert waiter.wait() == 1
         ended = time.time()
         found = status(database)
@@ -309,7 +330,7 @@ def test_a_daemon_tries_again_after_a_timeout_and_gives_up(tmp_path: Path, root:
 
 def test_backoff_ends_and_a_new_request_begins_anew(tmp_path: Path, root: Path, selfheald: Selfheald) -> None:
     """A full disk: three attempts with growing pauses, then a person is needed, whose next request counts from one."""
-    settings: dict[str, object] = {
+    settings: dict[str, Any] = {
         "DBT__PROJECT_DIR": str(copy_project(tmp_path / "project")),
         "LIMITS__MIN_FREE_BYTES": 10**18,
         "RETRY__ATTEMPTS": 3,

@@ -92,14 +92,15 @@ if what == "no links":
         raise OSError(errno.EPERM, "Operation not permitted")
     os.link = refused
 elif what != "plain":
-    original = getattr(publish_job, name)
+    owner = os if name == "link" else publish_job
+    original = getattr(owner, name)
     def altered(*arguments, **keywords):
         if what == "fail":
             raise duckdb.IOException("Could not write file: No space left on device")
         say({"event": "paused"})
         sys.stdin.readline()
         return original(*arguments, **keywords)
-    setattr(publish_job, name, altered)
+    setattr(owner, name, altered)
 say({"event": "ready"})
 while True:
     line = sys.stdin.readline()
@@ -479,9 +480,10 @@ def test_what_is_no_file_is_unsafe(simple: House, kind: str) -> None:
     assert not elsewhere.exists()
 
 
+@pytest.mark.parametrize("gate", ["put_in_place", "link"])
 @pytest.mark.parametrize("what", ["database", "empty file", "nothing"])
-def test_file_that_appears_at_the_last_moment(simple: House, talk: Callable[..., Talk], what: str) -> None:
-    runner = talk("-c", RUNNER, str(CHILD), "pause", "put_in_place")
+def test_file_that_appears_at_the_last_moment(simple: House, talk: Callable[..., Talk], what: str, gate: str) -> None:
+    runner = talk("-c", RUNNER, str(CHILD), "pause", gate)
     runner.hear_event("ready")
     runner.tell(simple.job)
     runner.hear_event("paused")

@@ -335,7 +335,7 @@ class TestWatcher:
             root.mkdir()
         async with watching(*roots) as (watcher, _):
             shutil.rmtree(roots[1] / ".selfheald")
-            assert await watcher.prove(0.5) == [roots[1]]
+            assert await watcher.prove(1.0) == [roots[1]]
 
     async def test_a_root_that_is_deleted_and_made_again_ends_the_watch(self, tmp_path: Path) -> None:
         root = tmp_path / "root"
