@@ -132,10 +132,11 @@ class Caretaker:
         try:
             plan = await self._tools.planner.plan_for(sample.database, fresh=True)
         except InitializationError:
+            self._fingerprint = None  # what follows is a mend, even if it only takes back what was done
             return
         if plan.fingerprint != self._fingerprint:
             self._fingerprint = plan.fingerprint
-            event_log("project_changed", "the dbt project has changed: looking at every database again")
+            event_log("project_seen", "the dbt project is new or has changed: looking at every database", "DEBUG")
             for case in self._cases.values():
                 case.refused = None
                 self._schedule(case, 0)
@@ -206,7 +207,6 @@ class Caretaker:
             if not case.requested and valid_marker(database.path) is not None:
                 return  # what is ready stays so while somebody mends the project
             raise
-        self._fingerprint = self._fingerprint or plan.fingerprint
         if not case.requested and is_fresh(database, plan):
             self._now_ready(case, file_identity(database.path))
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -138,7 +138,7 @@ class Lookout:
         if watcher.is_stale() or watcher.roots != there or await watcher.prove(PROOF_SECONDS):
             self._watch_scope.cancel()
 
-    async def scan(self, folders: Iterable[Path]) -> None:
+    async def scan(self, folders: Collection[Path]) -> None:
         """Walk the folders, and look at what is new or not as it was when it was last ready."""
         look = partial(watch.scan, list(folders), self.config.watch.database, self.exclude)
         found = await anyio.to_thread.run_sync(look, limiter=self._threads)
@@ -158,6 +158,9 @@ class Lookout:
             self._on_database(path, path in known)
         for path in found.requested:
             self._on_database(path, False)
+        if list(folders) == self.roots:
+            for path in known.keys() - found.databases:
+                self._on_database(path, False)
 
 
 def _has_marker(path: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import copy
 import json
 import shutil
 import subprocess
@@ -163,7 +164,7 @@ class Planner:
         name = _name(fingerprint, settings.project_dir)
         failed = self._failures.get(name)
         if failed is not None and not (fresh and time.monotonic() - failed[0] > FAILURE_SECONDS):
-            raise failed[1]
+            raise copy.copy(failed[1])  # whoever catches it adds the path of his own database
         self.announce("Reading the dbt project…")
         try:
             with self._scratch() as (folder, keep):

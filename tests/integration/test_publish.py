@@ -1,7 +1,7 @@
 """Publishing, in real child processes: all or nothing, nobody's rows lost, nobody's file in the way.
 
 ``SELFHEALD_TEST_PYTHON`` names the interpreter whose DuckDB publishes and simulates (default: this one), and
-``SELFHEALD_TEST_ROUNDS`` the rounds of each race (default 30).
+``SELFHEALD_TEST_ROUNDS`` the rounds of each race (default 10).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 import pytest
 
 PYTHON = os.environ.get("SELFHEALD_TEST_PYTHON", sys.executable)
-ROUNDS = int(os.environ.get("SELFHEALD_TEST_ROUNDS", "30"))
+ROUNDS = int(os.environ.get("SELFHEALD_TEST_ROUNDS", "10"))
 CHILD = Path(__file__).parents[2] / "selfheald" / "child"
 DEADLINE = 60.0
 HEAD_START = 0.03
