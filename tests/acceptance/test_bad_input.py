@@ -162,7 +162,7 @@ def test_a_mistake_in_the_configuration(mistake: str, selfheald: Selfheald, root
     text, settings, place, advice = MISTAKES[mistake]
     file = selfheald.folder / "settings.toml"
     file.write_text(text)
-    for command in (["run", root], ["ensure", root], ["check", root], ["config", "validate"]):
+    for command in (["run", root], ["ensure", root], ["config", "validate"]):
         done = selfheald.run(*command, "--config", file, **settings)
         assert done.returncode == 2, command
         first, second = two_lines(done.stderr)
