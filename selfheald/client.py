@@ -187,7 +187,7 @@ def daemon_root(database: Path) -> Optional[Path]:
     for folder in (real, *real.parents):
         if os.path.lexists(folder / ".selfheald-ignore"):
             return None
-        if _is_held(folder / ".selfheald" / "daemon.lock"):
+        if is_held(folder / ".selfheald" / "daemon.lock"):
             daemon = read_record(folder / ".selfheald" / "daemon.json") or {}
             passed_over = set(daemon.get("exclude") or ()) & set(between)
             return None if passed_over or daemon.get("database", database.name) != database.name else folder
@@ -409,13 +409,15 @@ class _Wait:
         self.made_folder = self.made_folder or fresh
 
 
-def _is_held(lock_file: Path) -> bool:
-    """True if some process holds a ``flock`` on the file; asking takes a shared one for a moment."""
+def is_held(lock_file: PathLike) -> bool:
+    """True if somebody holds an exclusive ``flock`` on a regular file; asking takes a shared one for an instant."""
     try:
         handle = os.open(lock_file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
+    except (OSError, ValueError):
         return False
     try:
+        if not stat_module.S_ISREG(os.fstat(handle).st_mode):
+            return False
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError as error:
         return error.errno in (errno.EWOULDBLOCK, errno.EACCES)

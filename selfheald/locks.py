@@ -21,7 +21,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from selfheald.client import is_held as held
 from selfheald.errors import ConcurrentInitializationError, InitializationError
+
+__all__ = ["OPEN_SAFELY", "DatabaseLock", "Holder", "command_line", "held", "holder", "holder_of"]
 
 #: Opening with these never waits (FIFO), never follows a link at the last name, and never leaks into a child.
 OPEN_SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -248,25 +251,6 @@ class DatabaseLock:
         with contextlib.suppress(OSError):
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
-
-
-def held(path: str | os.PathLike[str]) -> bool:
-    """True if somebody holds an exclusive ``flock`` on the file at ``path``. It is not created, nor kept locked."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | OPEN_SAFELY)
-    except (OSError, ValueError):
-        return False
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return False
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def _unsafe(path: Path) -> InitializationError:
