@@ -100,6 +100,8 @@ def split_command(arguments: list[str]) -> tuple[str | None, list[str]]:
         before, after = arguments[:place], arguments[place + 1 :]
         if not after:
             raise typer.BadParameter("write it as: selfheald exec [DB] -- COMMAND...")
+        if len(before) > 1 and before[1].startswith("-"):
+            raise typer.BadParameter("options go before DB: selfheald exec [OPTIONS] [DB] -- COMMAND...")
         if len(before) <= 1:
             return (before[0] if before else None), after
     return None, arguments
