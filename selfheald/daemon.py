@@ -9,8 +9,9 @@ import anyio
 
 from selfheald.caretaker import Caretaker
 from selfheald.config import Config
+from selfheald.errors import InitializationError
 from selfheald.log import event_log
-from selfheald.lookout import Lookout
+from selfheald.lookout import Lookout, only_error
 from selfheald.presence import Presence, claim
 from selfheald.workspace import merge_roots
 
@@ -20,7 +21,13 @@ THREADS = 4
 
 async def serve(config: Config) -> None:
     """Run the daemon until it is stopped by a signal. Raises :class:`InitializationError` if it cannot start."""
-    await Daemon(config).run()
+    try:
+        await Daemon(config).run()
+    except BaseExceptionGroup as group:
+        error = only_error(group)
+        if isinstance(error, InitializationError):
+            raise error from None
+        raise
 
 
 class Daemon:
@@ -68,13 +75,15 @@ class Daemon:
         """See what there is and what happens, and check it, until a signal ends this."""
         async with anyio.create_task_group() as intake:
             await intake.start(self._lookout.keep_watch)
-            await self._lookout.scan(self.roots)
+            found = await self._lookout.scan(self.roots)
+            if self._presence is not None:
+                self._presence.refuse_others(found.claimed)
             intake.start_soon(self._caretaker.check_what_is_due)
             intake.start_soon(self._rescan)
             self._tell("ready")
             roots = ", ".join(map(str, self.roots))
-            found = f"{len(self._caretaker)} databases found"
-            event_log("daemon_ready", f"ready: watching {roots} ({self._lookout.state}), {found}")
+            count = f"{len(self._caretaker)} databases found"
+            event_log("daemon_ready", f"ready: watching {roots} ({self._lookout.state}), {count}")
 
     async def _rescan(self) -> None:
         """Every ``watch.rescan`` seconds the truth, whatever events were lost."""

@@ -98,6 +98,7 @@ async def initialize(
     """
     attempted = Attempt(database, status, trigger, attempt, retry, tools.config.history.keep)
     try:
+        _require_usable(database)
         ensure_private_folder(database)
         with DatabaseLock(database.lock) as lock:
             return await _Initialization(tools, database, attempted, lock, keep_staging).run()
@@ -110,6 +111,18 @@ async def initialize(
     except anyio.get_cancelled_exc_class():
         attempted.failed(InitializationError("the initialization was interrupted", code="interrupted"))
         raise
+
+
+def _require_usable(database: Database) -> None:
+    """dbt-duckdb takes a path for a URL, and DuckDB turns a backslash into a slash."""
+    odd = next((character for character in "#?\\" if character in str(database)), None)
+    if odd is not None:
+        raise InitializationError(
+            f"dbt cannot build in a path with {odd!r} in it: {database}",
+            code="unsafe_path",
+            path=database,
+            hint=f"Rename the folder or file so that its path has no {odd!r}.",
+        )
 
 
 async def inspect(tools: Tools, database: Database, *, fresh: bool = False) -> Inspection:

@@ -17,7 +17,7 @@ from selfheald import watch
 from selfheald.client import file_identity
 from selfheald.config import Config
 from selfheald.log import event_log
-from selfheald.watch import Hints, Watcher
+from selfheald.watch import Hints, Scan, Watcher
 
 #: Seconds within which a new watch must have proved itself, and one that has run for long.
 PROOF_SECONDS = 5.0
@@ -89,7 +89,7 @@ class Lookout:
                         await self.scan(self.roots)
                 reason = "it was ended to be made again"
             except Exception as error:  # noqa: BLE001 - whatever it was: the watch is made again, and a scan makes up for it
-                reason = str(_only_error(error))
+                reason = str(only_error(error))
             self._watcher = None
             self._set_watcher("degraded", sound=False)
             event_log("watch_ended", f"the watch ended ({reason}); it is made again", "WARNING")
@@ -138,7 +138,7 @@ class Lookout:
         if watcher.is_stale() or watcher.roots != there or await watcher.prove(PROOF_SECONDS):
             self._watch_scope.cancel()
 
-    async def scan(self, folders: Collection[Path]) -> None:
+    async def scan(self, folders: Collection[Path]) -> Scan:
         """Walk the folders, and look at what is new or not as it was when it was last ready."""
         look = partial(watch.scan, list(folders), self.config.watch.database, self.exclude)
         found = await anyio.to_thread.run_sync(look, limiter=self._threads)
@@ -161,13 +161,15 @@ class Lookout:
         if list(folders) == self.roots:
             for path in known.keys() - found.databases:
                 self._on_database(path, False)
+        return found
 
 
 def _has_marker(path: Path) -> bool:
     return os.path.lexists(f"{path}.ready")
 
 
-def _only_error(error: BaseException) -> BaseException:
+def only_error(error: BaseException) -> BaseException:
+    """What is inside of groups that hold just one error."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error

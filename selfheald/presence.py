@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,13 @@ class Presence:
     started_at: float
     locks: dict[Path, DatabaseLock]
     attempts: int = 0
+
+    def refuse_others(self, claimed: Iterable[Path]) -> None:
+        """Raise if another daemon watches one of these folders, which lie below our roots."""
+        for folder in claimed:
+            if folder not in self.locks and held(folder / PRIVATE_FOLDER / LOCK):
+                root = next((root for root in self.roots if root in folder.parents), folder)
+                raise _taken(root, folder)
 
     def renew(self) -> None:
         """Claim again a root that was deleted and made anew: the lock that we hold is on a file that is gone."""

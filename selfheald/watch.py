@@ -35,11 +35,12 @@ class Hints:
 
 @dataclass(slots=True)
 class Scan:
-    """What a walk over the roots found: databases (or their markers), requests, and status files of attempts."""
+    """What a walk over the roots found: databases (or their markers), requests, status files, daemons' locks."""
 
     databases: set[Path] = field(default_factory=set)
     requested: set[Path] = field(default_factory=set)
     tried: set[Path] = field(default_factory=set)
+    claimed: set[Path] = field(default_factory=set)
     folders: int = 0
     unreadable: list[Path] = field(default_factory=list)
 
@@ -95,6 +96,8 @@ def scan(folders: Sequence[Path], name: str, exclude: frozenset[str]) -> Scan:
         if PRIVATE_FOLDER in entries:
             if _has_private(folder, f"{name}.request") or _has_private(folder, f".{name}.request.taken"):
                 found.requested.add(Path(folder, name))
+            if _has_private(folder, "daemon.lock"):
+                found.claimed.add(Path(folder))
             if _has_private(folder, f"{name}.status"):
                 found.tried.add(Path(folder, name))
         for entry in entries.values():

@@ -23,7 +23,8 @@ app = typer.Typer(
 def main() -> None:
     """Run the command line; a known error ends in two lines on stderr and an exit code, never a traceback."""
     try:
-        app(prog_name="selfheald")
+        arguments, command = wait.split_command(sys.argv[1:])
+        app(arguments, prog_name="selfheald", obj=command)
     except InitializationError as error:
         print_error(error)
         sys.exit(exit_code(error))
@@ -56,9 +57,7 @@ def root(
 app.command("run")(run.command)
 app.command("ensure")(ensure.command)
 app.command("wait")(wait.command)
-app.command("exec", context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True})(
-    wait.exec_command
-)
+app.command("exec", options_metavar="[OPTIONS]", epilog="The command follows after --.")(wait.exec_command)
 app.command("check")(check.command)
 app.command("status")(status.command)
 app.command("repair")(repair.command)

@@ -18,7 +18,7 @@ from selfheald.workspace import get_database_path
 DatabaseArgument = Annotated[
     Path | None,
     typer.Argument(
-        metavar="[DB]",
+        metavar="DB",
         help="A database or its folder. Default: $DATABASE_PATH, else dbt/simulation.duckdb.",
         show_default=False,
     ),

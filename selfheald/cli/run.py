@@ -13,7 +13,7 @@ from selfheald.cli.output import ConfigOption, configuration
 def command(
     roots: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[ROOT]...", help="Folders to watch; they replace watch.roots.", show_default=False),
+        typer.Argument(metavar="ROOT", help="Folders to watch; they replace watch.roots.", show_default=False),
     ] = None,
     config: ConfigOption = None,
 ) -> None:

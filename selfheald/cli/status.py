@@ -13,6 +13,7 @@ import typer
 from selfheald.cli.output import ConfigOption, JsonOption, configuration, print_json
 from selfheald.cli.progress import describe
 from selfheald.config import Config, colour_allowed
+from selfheald.errors import InitializationError
 from selfheald.workspace import Database, is_under, merge_roots, resolve_database
 
 _COLOURS = {"ready": "green", "failed": "red", "building": "cyan", "busy": "yellow", "waiting": "blue"}
@@ -22,7 +23,7 @@ def command(
     paths: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[ROOT or DB]...",
+            metavar="ROOT or DB",
             help="Roots, workspaces or databases. Default: watch.roots, else here.",
             show_default=False,
         ),
@@ -35,7 +36,12 @@ def command(
 
     Example: selfheald status ~/workspaces
     """
-    document = survey([str(path) for path in paths or ()], configuration(config))
+    try:
+        document = survey([str(path) for path in paths or ()], configuration(config))
+    except InitializationError as error:
+        if json:
+            print_json({"format": 1, "daemons": [], "summary": _none(), "databases": [], "error": error.as_dict()})
+        raise
     if json:
         print_json(document)
     else:
@@ -59,11 +65,15 @@ def survey(paths: Sequence[str], config: Config) -> dict[str, Any]:
     roots = {daemon_root(folder / name) or folder for folder in folders}
     roots |= {daemon_root(file.path) or file.folder for file in files}
     entries = [_entry(database) for database in databases]
-    summary = dict.fromkeys(("ready", "waiting", "building", "busy", "failed"), 0)
+    summary = _none()
     for entry in entries:
         summary[standing(entry)] += 1
     daemons = [daemon_record(root) for root in sorted(roots) if not _is_below_another(root, roots)]
     return {"format": 1, "daemons": daemons, "summary": summary, "databases": entries}
+
+
+def _none() -> dict[str, int]:
+    return dict.fromkeys(("ready", "waiting", "building", "busy", "failed"), 0)
 
 
 def standing(entry: dict[str, Any]) -> str:

@@ -66,9 +66,8 @@ def command(
 
 
 def exec_command(
-    arguments: Annotated[
-        list[str], typer.Argument(metavar="[DB] -- COMMAND...", help="The database, then the command.")
-    ],
+    context: typer.Context,
+    db: DatabaseArgument = None,
     timeout: TimeoutOption = 300.0,
     or_ensure: _OrEnsure = False,
     config: ConfigOption = None,
@@ -79,8 +78,10 @@ def exec_command(
 
     Example: selfheald exec workspace -- python simulate.py
     """
-    given, command_line = split_command(arguments)
-    database = resolve_database(given)
+    command_line: list[str] = context.obj or []
+    if not command_line:
+        raise typer.BadParameter("the command is missing: selfheald exec [DB] -- COMMAND...")
+    database = resolve_database(db)
     _, error = anyio.run(_wait, database, timeout, _configuration(config, or_ensure))
     if error is not None:
         print_error(error)
@@ -93,18 +94,15 @@ def exec_command(
         raise typer.Exit(127 if isinstance(failure, FileNotFoundError) else 126) from None
 
 
-def split_command(arguments: list[str]) -> tuple[str | None, list[str]]:
-    """``[DB] -- COMMAND…`` in its two parts. Click swallows a leading ``--``: then there is no DB."""
-    if "--" in arguments:
-        place = arguments.index("--")
-        before, after = arguments[:place], arguments[place + 1 :]
-        if not after:
-            raise typer.BadParameter("write it as: selfheald exec [DB] -- COMMAND...")
-        if len(before) > 1 and before[1].startswith("-"):
-            raise typer.BadParameter("options go before DB: selfheald exec [OPTIONS] [DB] -- COMMAND...")
-        if len(before) <= 1:
-            return (before[0] if before else None), after
-    return None, arguments
+def split_command(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """What is ours and what is the command: ``exec [DB] -- COMMAND…`` is parted at its first ``--``.
+
+    Done before the arguments are parsed, where that ``--`` cannot be told from one of the command's own any more.
+    """
+    if arguments[:1] != ["exec"] or "--" not in arguments:
+        return arguments, []
+    place = arguments.index("--")
+    return arguments[:place], arguments[place + 1 :]
 
 
 def _configuration(path: Path | None, or_ensure: bool) -> Config | None:

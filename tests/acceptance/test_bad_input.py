@@ -389,3 +389,15 @@ def _checksum(block: bytes) -> int:
     for (word,) in struct.iter_unpack("<Q", block):
         result ^= (word * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
     return result
+
+
+@pytest.mark.parametrize("name", ["plan #2", "what?", "back\\slash"])
+def test_a_path_that_dbt_would_take_for_something_else(name: str, shared_selfheald: Selfheald, tmp_path: Path) -> None:
+    """It is refused before anything is made; a database that is complete needs no dbt, and so is fine there."""
+    folder = tmp_path / name
+    folder.mkdir()
+    refused = shared_selfheald.run("ensure", folder)
+    assert refused.returncode == 1
+    assert "error[unsafe_path]" in refused.stderr
+    assert "Rename the folder" in refused.stderr
+    assert not (folder / NAME).exists()

@@ -113,9 +113,7 @@ def without_census(dbt: Dbt) -> Build:
 def by_hand(dbt: Dbt, tmp_path_factory: pytest.TempPathFactory) -> Build:
     census = tmp_path_factory.mktemp("o'dd [folder]") / "cen sus.csv"
     census.write_text(CENSUS)
-    return dbt(
-        "build", variables=_variables(census_parquet_path=str(census), start_year=2024, simulation_year=2026)
-    )
+    return dbt("build", variables=_variables(census_parquet_path=str(census), start_year=2024, simulation_year=2026))
 
 
 @pytest.fixture(scope="session")
@@ -147,9 +145,7 @@ def test_a_build_without_a_census_gives_full_seeds_and_empty_typed_tables(withou
 
 @pytest.mark.parametrize("table", sorted(MODELS))
 @pytest.mark.parametrize("build", ["without_census", "generated"])
-def test_every_column_has_the_type_of_the_contract(
-    build: str, table: str, request: pytest.FixtureRequest
-) -> None:
+def test_every_column_has_the_type_of_the_contract(build: str, table: str, request: pytest.FixtureRequest) -> None:
     built: Build = request.getfixturevalue(build)
     found = built.rows(
         "select column_name || ' ' || data_type || case when is_nullable then '?' else '' end"
@@ -167,9 +163,7 @@ def test_no_key_and_no_index_is_made(build: str, request: pytest.FixtureRequest)
 
 
 def test_only_required_tables_are_left_in_the_database(generated: Build) -> None:
-    tables = generated.rows(
-        "select table_name, table_type from information_schema.tables where table_schema = 'main'"
-    )
+    tables = generated.rows("select table_name, table_type from information_schema.tables where table_schema = 'main'")
     assert set(tables) == {(name, "BASE TABLE") for name in SEEDS | MODELS.keys()}
 
 
@@ -265,9 +259,9 @@ def test_one_missing_model_is_built_from_the_tables_that_are_there(
     variables = _variables(census_parquet_path=str(census))
     built = dbt("run", "--select", "int_employee_benefits", database=database, variables=variables)
 
-    assert built.rows(
-        "select max(employee_deferral - catch_up_deferral)::varchar from int_employee_benefits"
-    ) == [("1000.00",)]
+    assert built.rows("select max(employee_deferral - catch_up_deferral)::varchar from int_employee_benefits") == [
+        ("1000.00",)
+    ]
     before, after = generated.digests(), built.digests()
     assert {name for name in before if before[name] != after[name]} == {
         "config_irs_limits",

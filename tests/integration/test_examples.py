@@ -79,9 +79,7 @@ def _simulate(database: Path, **arguments: int) -> list[Any]:
 
 def _digest(file: Path) -> tuple[Any, ...]:
     with duckdb.connect() as connection:
-        row = connection.execute(
-            f"select count(*), md5(string_agg(t::varchar, '|')) from '{file}' as t"
-        ).fetchone()
+        row = connection.execute(f"select count(*), md5(string_agg(t::varchar, '|')) from '{file}' as t").fetchone()
     assert row is not None
     return row
 
@@ -143,9 +141,7 @@ def test_the_census_is_plausible(tmp_path: Path) -> None:
     assert 0.02 < joins < 0.05
 
 
-def test_another_ending_is_refused_and_nothing_is_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_another_ending_is_refused_and_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert make_census.main([str(tmp_path / "census.xlsx")]) == 1
     assert len(capsys.readouterr().err.splitlines()) == 2
     assert list(tmp_path.iterdir()) == []
@@ -231,9 +227,7 @@ def test_a_new_run_replaces_its_own_years_and_nothing_else(database: Path) -> No
     _query(database, "create table precious as select 42 as answer")
     before = _query(database, "select count(*) from fct_yearly_events where simulation_year = 2026")
     _simulate(database, start_year=2025, years=1, seed=7)
-    assert _query(database, "select employee_id from fct_yearly_events where simulation_year = 2031") == [
-        ("X",)
-    ]
+    assert _query(database, "select employee_id from fct_yearly_events where simulation_year = 2031") == [("X",)]
     assert _query(database, "select count(*) from fct_yearly_events where simulation_year = 2026") == before
     assert _query(database, "select * from precious") == [(42,)]
 
@@ -251,9 +245,7 @@ def test_a_simulation_that_fails_leaves_the_events_as_they_were(database: Path) 
 def test_years_that_the_baseline_cannot_serve_are_refused(database: Path, arguments: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="cannot"):
         _simulate(database, **arguments)
-    assert _query(
-        database, "select count(*) from duckdb_tables() where table_name = 'fct_yearly_events'"
-    ) == [(0,)]
+    assert _query(database, "select count(*) from duckdb_tables() where table_name = 'fct_yearly_events'") == [(0,)]
 
 
 def test_an_empty_baseline_gives_a_typed_table_without_events(database: Path) -> None:
@@ -277,9 +269,7 @@ def test_an_empty_baseline_gives_a_typed_table_without_events(database: Path) ->
     assert _query(database, "select count(*) from fct_yearly_events") == [(0,)]
 
 
-def test_a_wait_in_vain_ends_with_what_and_what_to_do(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wait_in_vain_ends_with_what_and_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     database = tmp_path / "simulation.duckdb"
     assert simulator.main([str(database), "--timeout", "0.2"]) == 1
     what, next_step = capsys.readouterr().err.splitlines()[-2:]

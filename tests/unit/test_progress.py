@@ -11,7 +11,6 @@ from typing import Any
 
 import anyio
 import pytest
-import typer
 
 from selfheald.cli import progress as progress_module
 from selfheald.cli.output import exit_code, print_error, print_json
@@ -213,19 +212,18 @@ def test_json_is_one_document_on_stdout(capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize(
-    ("arguments", "database", "command"),
+    ("arguments", "ours", "command"),
     [
-        (["w", "--", "python", "sim.py", "--fast"], "w", ["python", "sim.py", "--fast"]),
-        (["--", "python"], None, ["python"]),
-        (["python", "sim.py"], None, ["python", "sim.py"]),
-        (["w", "--", "run", "--", "x"], "w", ["run", "--", "x"]),
-        (["python", "sim.py", "--", "x"], None, ["python", "sim.py", "--", "x"]),
+        (["exec", "w", "--", "python", "sim.py", "--fast"], ["exec", "w"], ["python", "sim.py", "--fast"]),
+        (["exec", "--", "sh", "--", "x"], ["exec"], ["sh", "--", "x"]),
+        (["exec", "w", "--timeout", "1", "--", "true"], ["exec", "w", "--timeout", "1"], ["true"]),
+        (["exec", "w"], ["exec", "w"], []),
+        (["exec", "w", "--"], ["exec", "w"], []),
+        (["wait", "--", "-odd"], ["wait", "--", "-odd"], []),
+        ([], [], []),
     ],
 )
-def test_the_database_and_the_command_of_exec(arguments: list[str], database: str | None, command: list[str]) -> None:
-    assert split_command(arguments) == (database, command)
-
-
-def test_exec_needs_a_command() -> None:
-    with pytest.raises(typer.BadParameter):
-        split_command(["w", "--"])
+def test_the_command_of_exec_is_parted_from_our_own_words(
+    arguments: list[str], ours: list[str], command: list[str]
+) -> None:
+    assert split_command(arguments) == (ours, command)
