@@ -215,13 +215,16 @@ class TestOneDaemon:
             assert str(shared_root) in second.stderr
         assert not list(nested.iterdir())
 
-    def test_a_root_around_a_watched_one(self, daemon: Daemon, shared_root: Path, selfheald: Selfheald) -> None:
+    def test_a_root_around_a_watched_one(self, selfheald: Selfheald, root: Path) -> None:
         """What lies below a root is found by the first scan, before anything is checked."""
-        second = selfheald.run("run", shared_root.parent)
-        assert second.returncode == 1
-        assert len(second.stderr.splitlines()) == 2, second.stderr
-        assert f"PID {daemon.pid} " in second.stderr
-        assert str(shared_root) in second.stderr
+        inner = root / "inner"
+        inner.mkdir()
+        with selfheald.daemon(inner) as first:
+            second = selfheald.run("run", root)
+            assert second.returncode == 1
+            assert len(second.stderr.splitlines()) == 2, second.stderr
+            assert f"PID {first.pid} " in second.stderr
+            assert str(inner) in second.stderr
 
     @pytest.mark.parametrize("what", ["nothing", "file", "good and missing"])
     def test_a_root_that_is_none(self, what: str, selfheald: Selfheald, tmp_path: Path) -> None:
