@@ -448,4 +448,4 @@ def _identity_key(identity: dict[str, Any] | None) -> tuple[Any, ...]:
 
 
 def _announce(message: str) -> None:
-    event_log("plan", message)
+    event_log("plan", message, "WARNING" if message.startswith("warning:") else "INFO")
