@@ -15,7 +15,11 @@ from pathlib import Path
 
 import duckdb
 
-JOB_LEVELS = Path(__file__).resolve().parent.parent / "dbt" / "seeds" / "config_job_levels.csv"
+#: Beside a checkout's examples the project is `dbt`, inside an installed package `_dbt`.
+PROJECT = next(
+    folder for folder in (Path(__file__).resolve().parent.parent / name for name in ("dbt", "_dbt")) if folder.is_dir()
+)
+JOB_LEVELS = PROJECT / "seeds" / "config_job_levels.csv"
 
 # Digits of a digest that a DOUBLE holds exactly: 13 hexadecimal ones are 52 bits.
 _DRAW = """

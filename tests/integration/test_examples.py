@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -286,3 +287,19 @@ def test_the_figures_are_printed_once_the_database_is_ready(
     heading, *years = capsys.readouterr().out.splitlines()
     assert heading.split()[:2] == ["year", "headcount"]
     assert [line.split()[0] for line in years] == ["2025", "2026"]
+
+
+def test_the_examples_work_where_a_wheel_puts_them(tmp_path: Path) -> None:
+    """A wheel holds the project and the examples under other names; the demo runs them from there."""
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    for source, target in wheel["force-include"].items():
+        (tmp_path / target).parent.mkdir(parents=True, exist_ok=True)
+        copy = shutil.copytree if (ROOT / source).is_dir() else shutil.copyfile
+        copy(ROOT / source, tmp_path / target)
+    script = tmp_path / "selfheald" / "_examples" / "make_census.py"
+    census = tmp_path / "census.csv"
+    done = subprocess.run(
+        [sys.executable, str(script), str(census), "--employees", "3"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(census.read_text().splitlines()) == 4
