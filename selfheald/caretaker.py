@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import random
 import time
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,10 @@ BUSY_SECONDS = (0.25, 2.0)
 
 @dataclass(slots=True, eq=False)
 class Case:
-    """What the daemon remembers of one database. Times are of the event loop's clock."""
+    """What the daemon remembers of one database. Times are of the event loop's clock.
+
+    ``turn`` is held by a check or an initialization of it, so that neither answers for the other.
+    """
 
     database: Database
     status: Status
@@ -65,6 +69,7 @@ class Case:
     ready_identity: dict[str, Any] | None = None
     refused: tuple[Any, ...] | None = None
     cleaned: bool = False
+    turn: anyio.Lock = field(default_factory=anyio.Lock)
 
 
 class Caretaker:
@@ -168,7 +173,8 @@ class Caretaker:
     async def _check_safely(self, case: Case, slots: anyio.Semaphore) -> None:
         """The boundary of one check: whatever goes wrong in it is this database's trouble alone."""
         try:
-            await self._check(case)
+            async with case.turn:
+                await self._check(case)
         except InitializationError as error:
             self._refuse(case, error)
         except Exception as error:  # noqa: BLE001 - one bad workspace never stops the daemon
@@ -207,8 +213,9 @@ class Caretaker:
             if not case.requested and valid_marker(database.path) is not None:
                 return  # what is ready stays so while somebody mends the project
             raise
+        identity = file_identity(database.path)
         if not case.requested and is_fresh(database, plan):
-            self._now_ready(case, file_identity(database.path))
+            self._now_ready(case, identity)
             return
         self._act(case, await look(self._tools, database, plan, settings))
 
@@ -378,7 +385,8 @@ class Caretaker:
             self._show_positions()
             case.initializing = True
             try:
-                await self._initialize(case)
+                async with case.turn:  # a check of it that is under way ends first
+                    await self._initialize(case)
             except Exception as error:  # noqa: BLE001 - one bad workspace never stops the daemon
                 event_log(
                     "initialization_error",
@@ -399,7 +407,8 @@ class Caretaker:
         for position, case in enumerate(self._backlog):
             if not case.requested:
                 break
-            case.status.show(queue_position=position)
+            with suppress(InitializationError):  # its folder may be gone by now: its own turn will tell
+                case.status.show(queue_position=position)
 
     async def _initialize(self, case: Case) -> None:
         database = case.database
@@ -429,12 +438,12 @@ class Caretaker:
                 self._put(case, anyio.current_time() + BUSY_SECONDS[0])
             return
         if result.success:
-            self._now_ready(case, file_identity(database.path))
+            self._now_ready(case, _marked_identity(database))
         elif pause is not None:
             self._try_again(case, pause)
         else:
-            found = await inspect(self._tools, database)
-            case.refused = _refusal(found)
+            with suppress(InitializationError):  # without a plan there is nothing that could be refused again
+                case.refused = _refusal(await inspect(self._tools, database))
             self._close_request(case)
 
 
@@ -445,6 +454,12 @@ def _refusal(found: Inspection) -> tuple[Any, ...]:
 
 def _identity_key(identity: dict[str, Any] | None) -> tuple[Any, ...]:
     return () if identity is None else (identity["inode"], identity["size"], identity["mtime_ns"])
+
+
+def _marked_identity(database: Database) -> dict[str, Any] | None:
+    """The identity that the marker certifies; ``None`` if the file is another by now, so that a scan looks again."""
+    identity = file_identity(database.path)
+    return identity if valid_marker(database.path) is not None else None
 
 
 def _announce(message: str) -> None:

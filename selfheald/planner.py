@@ -20,7 +20,7 @@ import anyio.to_thread
 
 from selfheald.config import Config, child_environment, render
 from selfheald.dbt_host import run_job
-from selfheald.errors import InitializationError, InitializationTimeoutError
+from selfheald.errors import InitializationError, InitializationTimeoutError, from_os_error
 from selfheald.plan import Plan, make_plan, plan_from_json
 from selfheald.project import Fingerprints
 from selfheald.workspace import Database, write_atomically
@@ -194,6 +194,8 @@ class Planner:
                 )
                 if keep:
                     self._keep(plan)
+        except OSError as error:
+            raise from_os_error(error, error.filename or self._folder, "use") from error
         except InitializationError as error:
             if not error.retryable:
                 self._failures[name] = (time.monotonic(), error)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from selfheald.errors import InitializationError
+from selfheald.errors import InitializationError, from_os_error
 
 #: What dbt reads of a project. Data, databases and whatever runs leave behind don't count.
 _SUFFIXES = frozenset({".sql", ".csv", ".tsv", ".py", ".yml", ".yaml", ".md"})
@@ -41,14 +41,10 @@ class Fingerprints:
                 digest.update(f"{path.relative_to(project_dir)}\0{self._hash(path)}\n".encode(errors="replace"))
             if profiles_dir is not None and (profiles_dir / "profiles.yml").is_file():
                 digest.update(f"profile\0{self._hash(profiles_dir / 'profiles.yml')}\n".encode())
-        except PermissionError as error:
-            raise InitializationError(
-                f"cannot read {error.filename}: {error.strerror}",
-                code="permission_denied",
-                path=error.filename,
-            ) from error
         except FileNotFoundError:
             return self.of(project_dir, profiles_dir=profiles_dir, python=python, settings=settings)
+        except OSError as error:
+            raise from_os_error(error, error.filename or project_dir, "read") from error
         digest.update(json.dumps([python, *_versions(python)]).encode())
         digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
         return f"sha256:{digest.hexdigest()}"

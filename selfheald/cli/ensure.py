@@ -90,17 +90,11 @@ async def run_ensure(
     """Make the database ready, with progress shown."""
     from selfheald.auto_initializer import AutoInitializer
 
-    last: dict[str, Any] = {}
-
-    def on_status(status: dict[str, Any]) -> None:
-        last.update(status)
-        progress.on_status(status)
-
     initializer = AutoInitializer(
         database.path,
         config,
         timeout=timeout,
-        on_status=on_status,
+        on_status=progress.on_status,
         announce=progress.say,
         keep_staging=keep_staging,
         in_process=True,

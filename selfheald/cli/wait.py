@@ -115,7 +115,8 @@ def _attempts(database: Database) -> int:
     """How often the daemon that watches a database tries in all; 0: unknown."""
     root = daemon_root(database.path)
     record = None if root is None else read_record(root / PRIVATE_FOLDER / "daemon.json")
-    return int((record or {}).get("attempts") or 0)
+    attempts = (record or {}).get("attempts")
+    return attempts if isinstance(attempts, int) else 0
 
 
 async def _wait(

@@ -7,6 +7,8 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -336,3 +338,29 @@ class TestEnding:
         [child] = wait_for(at_work, what=daemon.told)
         assert os.getpgid(child) == child
         return child
+
+
+def test_a_workspace_that_goes_while_it_is_queued(selfheald: Selfheald, root: Path) -> None:
+    """Its status cannot be written any more; the daemon goes on with the others, and ends as it should."""
+    first, second, third = (root / name / NAME for name in ("first", "second", "third"))
+    with (
+        selfheald.daemon(root, DBT__PRE_SQL=ENDLESS, DBT__TIMEOUT=4, RETRY__ATTEMPTS=1),
+        ExitStack() as waiters,
+    ):
+        for database in (first, second, third):
+            database.parent.mkdir()
+            waiters.enter_context(selfheald.started("wait", database))
+            wait_for(partial(is_on_its_way, database))
+        shutil.rmtree(third.parent)
+        for database in (first, second):
+            wait_for(partial(has_failed, database))
+
+
+def is_on_its_way(database: Path) -> bool:
+    """True once it is being built, or has a place in the queue."""
+    found = status(database)
+    return found.get("state") == "in_progress" or found.get("queue_position") is not None
+
+
+def has_failed(database: Path) -> bool:
+    return status(database).get("state") == "failed"
