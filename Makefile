@@ -5,7 +5,7 @@ VENV := .venv
 PINNED := .venv-pinned
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-pinned lint format types clean
+.PHONY: help demo test soak lint format types clean
 
 help: ## What there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -15,6 +15,9 @@ demo: $(VENV)/.installed ## Set up, then play the whole story in a temporary fol
 
 test: $(VENV)/.tests $(PINNED)/.installed ## Set up, then run all tests, the smoke test on the pinned versions included
 	SELFHEALD_TEST_PINNED=$(CURDIR)/$(PINNED)/bin/python $(BIN)/python -m pytest
+
+soak: $(VENV)/.tests $(PINNED)/.installed ## Set up, then try for an hour to break each promise, and print the figures
+	SELFHEALD_SOAK=1 SELFHEALD_TEST_PINNED=$(CURDIR)/$(PINNED)/bin/python $(BIN)/python -m pytest -m soak
 
 lint: $(VENV)/.tests ## Lint and format check
 	$(BIN)/ruff check .
