@@ -34,7 +34,15 @@ from selfheald.initialization import (
 from selfheald.initialization_state import InitializationState, iso_time
 from selfheald.locks import DatabaseLock, Holder
 from selfheald.log import event_log
-from selfheald.marker import Status, finish_request, has_request, read_status, remove_marker, take_request
+from selfheald.marker import (
+    Status,
+    finish_request,
+    has_request,
+    read_status,
+    remove_marker,
+    take_request,
+    waiting_request,
+)
 from selfheald.planner import Planner
 from selfheald.retry import RetryPolicy
 from selfheald.staging import clean_leftovers, has_leftovers
@@ -190,7 +198,11 @@ class Caretaker:
 
     async def _check(self, case: Case) -> None:
         database = case.database
-        there, request_id = take_request(database)
+        try:
+            there, request_id = take_request(database)
+        except InitializationError:
+            case.status = Status(database, answers=waiting_request(database))
+            raise
         if there and (not case.requested or case.status.record["answers"] != request_id):
             case.requested, case.attempt, case.not_before, case.refused = True, 0, float("-inf"), None
             case.status = Status(database, answers=request_id)

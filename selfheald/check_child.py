@@ -25,6 +25,7 @@ from typing import Any, NoReturn
 from selfheald.catalog import Reading
 from selfheald.client import file_identity
 from selfheald.errors import InitializationError, InitializationTimeoutError, from_dict
+from selfheald.workspace import Folder
 
 #: Run in safe-path mode: the working folder may be a stranger's, and hold a ``duckdb.py``.
 _BOOT = "import sys; sys.path.append(sys.argv[1]); from selfheald.check_child import main; main()"
@@ -59,6 +60,7 @@ def copy_in_child(
     target: Path,
     tables: Sequence[tuple[str, str]],
     *,
+    folder: Folder | None = None,
     storage_version: str | None = None,
     max_bytes: int = 2 << 30,
     timeout: float = 60.0,
@@ -66,26 +68,31 @@ def copy_in_child(
 ) -> dict[str, Any]:
     """:func:`selfheald.table_copier.copy_tables`, in a child process that is killed after ``timeout`` seconds.
 
+    ``folder`` is the one that ``target`` lies in, held open, so that nobody can send the copies elsewhere.
+
     Blocks; to be called in a worker thread, where setting ``stop`` ends it within 0.1 s (``interrupted``). Raises
     what ``copy_tables`` raises, :class:`InitializationTimeoutError`, or ``check_crashed``. After a kill an
     unfinished ``target`` can be left behind.
     """
     job = {
         "source": os.fspath(source),
-        "target": os.fspath(target),
+        "target": os.fspath(target if folder is None else folder.fixed / target.name),
         "tables": [list(table) for table in tables],
         "storage_version": storage_version,
         "max_bytes": max_bytes,
     }
     try:
-        return _run("copy", job, timeout, stop)
+        return _run("copy", job, timeout, stop, keep=() if folder is None else (folder.handle,))
     except InitializationError as error:
-        error.path = error.path or str(source)
+        error.message = error.message.replace(str(job["target"]), str(target))
+        error.path = (error.path or str(source)).replace(str(job["target"]), str(target))
         raise
 
 
-def _run(kind: str, arguments: Mapping[str, Any], timeout: float, stop: threading.Event | None) -> dict[str, Any]:
-    """Start the child, give it the job, and return its result."""
+def _run(
+    kind: str, arguments: Mapping[str, Any], timeout: float, stop: threading.Event | None, keep: Sequence[int] = ()
+) -> dict[str, Any]:
+    """Start the child, which inherits the descriptors ``keep``, give it the job, and return its result."""
     began = time.monotonic()
     package = str(Path(__file__).resolve().parent.parent)
     request = json.dumps({"job": kind, **arguments}).encode("ascii") + b"\n"
@@ -95,6 +102,7 @@ def _run(kind: str, arguments: Mapping[str, Any], timeout: float, stop: threadin
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
+        pass_fds=tuple(keep),
     ) as process:
         try:
             answer, said = _talk(process, request, began + timeout, stop)

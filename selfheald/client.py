@@ -20,10 +20,11 @@ import secrets
 import socket
 import stat as stat_module
 import time
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Dict, Generator, List, Mapping, Optional, Union
+from typing import Any, Callable, Dict, Generator, Iterator, List, Mapping, Optional, Union
 
-from .errors import InitializationError, InitializationTimeoutError, from_dict, from_os_error
+from .errors import InitializationError, InitializationTimeoutError, access_hint, from_dict, from_os_error
 
 Progress = Callable[[Dict[str, Any]], None]
 PathLike = Union[str, "os.PathLike[str]"]
@@ -34,7 +35,11 @@ POLL_SECONDS = 0.1
 NO_DAEMON_SECONDS = 5.0
 #: A marker, status or request file larger than this is not ours (bytes).
 MAX_RECORD_BYTES = 1 << 20
+#: Opening with these never waits (FIFO), never follows a link at the last name, and never leaks into a child.
+OPEN_SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
+#: A folder on the way to another need not be readable, only passable.
+_PASSING = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 
 _STATUS_KINDS: Mapping[str, Any] = {
     "state": (str,),
@@ -90,11 +95,20 @@ async def wait_until_ready_async(
 
 def is_ready(db: PathLike) -> bool:
     """True if the marker is there and tells of the very file that is there, unchanged since."""
-    return valid_marker(Path(os.path.abspath(db))) is not None
+    return valid_marker(_located(db)) is not None
+
+
+def _located(db: PathLike) -> Path:
+    """The absolute path, links in its folder's resolved: from here on none is followed any more."""
+    absolute = os.path.abspath(db)
+    return Path(os.path.realpath(os.path.dirname(absolute)), os.path.basename(absolute))
 
 
 def valid_marker(database: Path) -> Optional[Dict[str, Any]]:
-    """The database's marker if its whole identity is the file's own, else ``None``."""
+    """The database's marker if its whole identity is the file's own, else ``None``.
+
+    Here and below, paths are absolute, and no folder in them is a symbolic link: what lies behind one is not looked at.
+    """
     marker = read_record(marker_path(database))
     identity = file_identity(database)
     if marker is None or identity is None or marker.get("state") != "ready":
@@ -147,10 +161,46 @@ def request_path(database: Path) -> Path:
     return database.parent / ".selfheald" / (database.name + ".request")
 
 
+@contextmanager
+def open_folder(folder: PathLike) -> Iterator[int]:
+    """A descriptor of a folder, as ``dir_fd`` for the names in it; no name on the way may be a symbolic link.
+
+    So nobody can redirect what is done in it by putting a link in the place of a folder above. Raises
+    :class:`NotADirectoryError` where one stands there, and other :class:`OSError`.
+    """
+    handle = _enter(os.fspath(folder))
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _enter(folder: str) -> int:
+    at_once = getattr(os, "O_NOFOLLOW_ANY", 0)
+    if at_once:  # macOS
+        return os.open(folder, _PASSING | at_once)
+    handle = os.open("/", _PASSING)
+    for name in os.path.abspath(folder).split("/"):
+        if name:
+            try:
+                below = os.open(name, _PASSING | os.O_NOFOLLOW, dir_fd=handle)
+            finally:
+                os.close(handle)
+            handle = below
+    return handle
+
+
+def open_file(path: PathLike, flags: int, mode: int = 0o666) -> int:
+    """A descriptor of the file, opened as :func:`open_folder` says and with :data:`OPEN_SAFELY`."""
+    folder, name = os.path.split(os.fspath(path))
+    with open_folder(folder) as directory:
+        return os.open(name, flags | OPEN_SAFELY, mode, dir_fd=directory)
+
+
 def read_record(path: Path) -> Optional[Dict[str, Any]]:
     """The JSON object in a small regular file; ``None`` for whatever else may be there."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = open_file(path, os.O_RDONLY)
     except (OSError, ValueError):
         return None
     try:
@@ -210,8 +260,7 @@ def drop_request(database: Path) -> str:
 
 
 def _drop(path: Path) -> str:
-    folder = path.parent
-    make_private_folder(folder)
+    make_private_folder(path.parent)
     own = secrets.token_hex(8)
     record = {
         "format": 1,
@@ -220,25 +269,37 @@ def _drop(path: Path) -> str:
         "pid": os.getpid(),
         "host": socket.gethostname(),
     }
-    temporary = folder / f".{path.name}.{own}"
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    draft = f".{path.name}.{own}"
+    with open_folder(path.parent) as folder:
+        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | OPEN_SAFELY, 0o666, dir_fd=folder)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                json.dump(record, stream)
+                # The daemon may be another user: it must be able to read the request whatever our umask is.
+                os.fchmod(handle, 0o644 | (os.stat(".", dir_fd=folder).st_mode & 0o020))
+            for _ in range(5):
+                try:
+                    os.link(draft, path.name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+                    return own
+                except FileExistsError:
+                    there = read_record(path)
+                    if there is not None or _is_plain(path.name, folder):
+                        return str((there or {}).get("id") or "")
+                    # Taken between the two looks: ask again.
+            return ""
+        finally:
+            os.unlink(draft, dir_fd=folder)
+
+
+def _is_plain(name: str, folder: int) -> bool:
+    """False if nothing stands there. Raises ``unsafe_path`` for what is no regular file: no daemon would take it."""
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            json.dump(record, stream)
-        # The daemon may be another user: it must be able to read the request whatever our umask is.
-        os.chmod(temporary, 0o644 | (os.stat(folder).st_mode & 0o020))
-        for _ in range(5):
-            try:
-                os.link(temporary, path)
-                return own
-            except FileExistsError:
-                there = read_record(path)
-                if there is not None or path.exists():
-                    return str((there or {}).get("id") or "")
-                # Taken between the two looks: ask again.
-        return ""
-    finally:
-        os.unlink(temporary)
+        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    if not stat_module.S_ISREG(found.st_mode):
+        raise InitializationError(f"{name} in .selfheald is not a plain file", code="unsafe_path")
+    return True
 
 
 def make_private_folder(folder: Path) -> bool:
@@ -246,19 +307,25 @@ def make_private_folder(folder: Path) -> bool:
 
     Raises :class:`InitializationError` with ``unsafe_path`` if something else stands at that path.
     """
-    try:
-        os.mkdir(folder)
-    except FileExistsError:
-        if not stat_module.S_ISDIR(os.lstat(folder).st_mode):
-            raise InitializationError(f"{folder} is not a folder", code="unsafe_path", path=folder) from None
-        return False
-    parent = os.stat(folder.parent)
-    if os.lstat(folder).st_gid != parent.st_gid:
+    with open_folder(folder.parent) as above:
         try:
-            os.chown(folder, -1, parent.st_gid)
-        except PermissionError:
-            pass  # not a member of the group; the mode below still lets others of the group in where it can
-    os.chmod(folder, stat_module.S_IMODE(parent.st_mode) & ~stat_module.S_ISVTX)
+            os.mkdir(folder.name, dir_fd=above)
+        except FileExistsError:
+            if not stat_module.S_ISDIR(os.stat(folder.name, dir_fd=above, follow_symlinks=False).st_mode):
+                raise InitializationError(f"{folder} is not a folder", code="unsafe_path", path=folder) from None
+            return False
+        flags = os.O_RDONLY | os.O_DIRECTORY | OPEN_SAFELY
+        made = os.open(folder.name, flags, dir_fd=above)
+        parent = os.stat(".", dir_fd=above)
+    try:
+        if os.fstat(made).st_gid != parent.st_gid:
+            try:
+                os.fchown(made, -1, parent.st_gid)
+            except PermissionError:
+                pass  # not a member of the group; the mode below still lets others of the group in where it can
+        os.fchmod(made, stat_module.S_IMODE(parent.st_mode) & ~stat_module.S_ISVTX)
+    finally:
+        os.close(made)
     return True
 
 
@@ -266,7 +333,7 @@ def _steps(
     db: PathLike, timeout: Optional[float], on_progress: Optional[Progress]
 ) -> Generator[float, None, Dict[str, Any]]:
     """The waiting itself: yields the seconds to pause, returns the marker, raises as documented above."""
-    database = Path(os.path.abspath(db))
+    database = _located(db)
     marker = valid_marker(database)
     if marker is not None:
         return marker
@@ -295,7 +362,7 @@ def _steps(
                 )
             yield POLL_SECONDS if not timeout else max(0.001, min(POLL_SECONDS, timeout - waited))
     except InitializationError as error:
-        if error.code == "no_daemon":
+        if error.code != "timeout":
             wait.withdraw()
         raise
 
@@ -312,6 +379,8 @@ class _Wait:
         self.daemon_seen_at = time.monotonic()
         self.daemon_looked_at = float("-inf")
         self.taken_at: Optional[float] = None
+        self.dropped_at: Optional[float] = None
+        self.root: Optional[Path] = None
         self.made_folder = False
 
     def look(self) -> Optional[Dict[str, Any]]:
@@ -342,10 +411,15 @@ class _Wait:
         path = request_path(self.database)
         there = read_record(path)
         if there is not None and self.request_id and there.get("id") == self.request_id:
-            path.unlink(missing_ok=True)
+            try:
+                with open_folder(path.parent) as folder:
+                    os.unlink(path.name, dir_fd=folder)
+            except FileNotFoundError:
+                pass
         if self.made_folder:
             try:
-                path.parent.rmdir()
+                with open_folder(self.database.parent) as folder:
+                    os.rmdir(path.parent.name, dir_fd=folder)
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
                     raise
@@ -381,7 +455,8 @@ class _Wait:
         now = time.monotonic()
         if now - self.daemon_looked_at >= 0.5 or not self.request_id:
             self.daemon_looked_at = now
-            if daemon_root(self.database) is not None:
+            self.root = daemon_root(self.database)
+            if self.root is not None:
                 self.daemon_seen_at = now
                 self._ask(now)
         if now - self.daemon_seen_at >= NO_DAEMON_SECONDS:
@@ -395,7 +470,12 @@ class _Wait:
     def _ask(self, now: float) -> None:
         """Drop a request; and again where one was taken and neither verdict nor progress came of it."""
         if self.request_id:
-            if request_path(self.database).exists() or (self.seen or {}).get("answers") == self.request_id:
+            if request_path(self.database).exists():
+                self._despair(now)
+                self.taken_at = None
+                return
+            self.dropped_at = None
+            if (self.seen or {}).get("answers") == self.request_id:
                 self.taken_at = None
                 return
             self.taken_at = self.taken_at or now
@@ -408,11 +488,26 @@ class _Wait:
         self.request_id = drop_request(self.database)
         self.made_folder = self.made_folder or fresh
 
+    def _despair(self, now: float) -> None:
+        """Raise if the request is not taken because the daemon, another user, may not do so."""
+        self.dropped_at = self.dropped_at or now
+        if now - self.dropped_at < NO_DAEMON_SECONDS or self.root is None:
+            return
+        daemon = read_record(self.root / ".selfheald" / "daemon.json") or {}
+        user, groups = daemon.get("uid"), daemon.get("groups")
+        if isinstance(user, int) and isinstance(groups, list) and groups:
+            folder = request_path(self.database).parent
+            hint = access_hint(str(folder), user, [group for group in groups if isinstance(group, int)])
+            if hint is not None:
+                raise InitializationError(
+                    f"the daemon may not use {folder}", code="permission_denied", path=folder, hint=hint
+                )
+
 
 def is_held(lock_file: PathLike) -> bool:
     """True if somebody holds an exclusive ``flock`` on a regular file; asking takes a shared one for an instant."""
     try:
-        handle = os.open(lock_file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = open_file(lock_file, os.O_RDONLY)
     except (OSError, ValueError):
         return False
     try:

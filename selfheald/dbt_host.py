@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -23,6 +24,7 @@ import anyio.abc
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from selfheald.errors import InitializationError, InitializationTimeoutError, from_os_error
+from selfheald.workspace import Folder
 
 CHILD = Path(__file__).with_name("child")
 #: A single event longer than this is not of the protocol (bytes).
@@ -44,22 +46,29 @@ async def run_job(
     timeout: float,
     on_event: OnEvent = lambda event: None,
     locks: Sequence[int] = (),
+    folders: Sequence[Folder] = (),
 ) -> dict[str, Any]:
     """Run ``job`` (its key ``job`` names the kind) and return the child's result.
 
     ``timeout`` is in seconds from the start of the child; then, and when this is cancelled, the child's whole group
     is killed before this returns. ``locks`` are descriptors that the child holds too, so that what they lock stays
-    locked until the last of both is gone.
+    locked until the last of both is gone. What the job names below ``folders`` the child reaches by their
+    descriptors, so that nobody who may rename them can send it elsewhere.
 
     Raises :class:`InitializationError` with the child's own error; ``dbt_unavailable`` if the interpreter cannot be
     started; ``interrupted`` if the child ended without a word; :class:`InitializationTimeoutError`.
     """
     log_file = Path(job["log_file"])
+    # With a dot behind it a folder's fixed path is no link to whoever looks at its last name.
+    fixed = {str(folder.path): f"{folder.fixed}/." for folder in folders}
+    named = {str(folder.fixed): str(folder.path) for folder in folders}
+    held = (*locks, *(folder.handle for folder in folders))
     began = time.monotonic()
-    process = await _start(str(job["job"]), log_file, python, environment, locks)
+    process = await _start(str(job["job"]), Path(_renamed(str(log_file), fixed)), python, environment, held)
     try:
         with anyio.fail_after(timeout):
-            result = await _converse(process, job, on_event)
+            result = await _converse(process, _renamed(job, fixed), lambda event: on_event(_renamed(event, named)))
+            result = dict(_renamed(result, named))
             with anyio.fail_after(EXIT_SECONDS):
                 await process.wait()
     except TimeoutError:
@@ -86,6 +95,18 @@ async def run_job(
     if result.get("event") != "result":
         raise _ended_early(process.returncode, log_file, python)
     return result
+
+
+def _renamed(value: Any, names: Mapping[str, str]) -> Any:
+    """A JSON value in which one folder's path stands for another's, in whatever text it occurs."""
+    if isinstance(value, str):
+        longest_first = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
+        return re.sub(rf"({longest_first})(?:/\.)?(?![\w.-])", lambda found: names[found[1]], value) if names else value
+    if isinstance(value, Mapping):
+        return {key: _renamed(each, names) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_renamed(each, names) for each in value]
+    return value
 
 
 async def _start(

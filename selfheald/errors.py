@@ -6,7 +6,11 @@ Standard library only, Python 3.9 and later: a simulator may carry a copy of thi
 from __future__ import annotations
 
 import errno
-from typing import Any, Mapping, Optional, Sequence
+import os
+import shlex
+import stat
+from pathlib import Path
+from typing import Any, Collection, Mapping, Optional, Sequence
 
 #: Failures that a later attempt can overcome without anybody's help.
 RETRYABLE = frozenset({"timeout", "disk_full", "locked", "interrupted", "concurrent_initialization"})
@@ -66,8 +70,10 @@ class InitializationError(Exception):
         self.step = step
         self.missing_tables = list(missing_tables)
         self.code = code or type(self).code
-        self.hint = hint or HINTS.get(self.code, "")
         self.path = None if path is None else str(path)
+        if hint is None and self.code == "permission_denied" and self.path is not None:
+            hint = access_hint(self.path, os.geteuid(), {os.getegid(), *os.getgroups()})
+        self.hint = hint or HINTS.get(self.code, "")
         self.log = None if log is None else str(log)
 
     def __reduce__(self) -> Any:
@@ -124,6 +130,54 @@ class DatabaseCorruptionError(InitializationError):
         details.setdefault("path", db_path)
         super().__init__(message, **details)
         self.db_path = None if db_path is None else str(db_path)
+
+
+def access_hint(path: str, user: int, groups: Collection[int]) -> Optional[str]:
+    """The commands that let a user (by ids) use ``path``, or make it; ``None`` if nothing is seen to be in the way.
+
+    Judged by owner, group and mode of what is there and of the folders above; where an ACL decides, nothing is said.
+    """
+    place = Path(os.path.abspath(path))
+    there = [each for each in (*reversed(place.parents), place) if os.path.lexists(each)]
+    for each in there:
+        found = each.lstat()
+        is_used = each in (there[-1], place.parent)  # through the others one only passes
+        letters = "x" if not is_used else "rwx" if stat.S_ISDIR(found.st_mode) else "rw"
+        if not _may(found, letters, user, groups):
+            return None if _has_acl(each) else f"Let uid {user} use it: {_cure(each, found, letters, user, groups)}"
+    return None
+
+
+def _may(found: os.stat_result, letters: str, user: int, groups: Collection[int]) -> bool:
+    shift = 6 if found.st_uid == user else 3 if found.st_gid in groups else 0
+    wanted = sum({"r": 4, "w": 2, "x": 1}[letter] for letter in letters)
+    return user == 0 or (found.st_mode >> shift) & wanted == wanted
+
+
+def _cure(path: Path, found: os.stat_result, letters: str, user: int, groups: Collection[int]) -> str:
+    quoted = shlex.quote(str(path))
+    if found.st_uid == user:
+        return f"chmod u+{letters} {quoted}"
+    above = path.parent.stat().st_gid
+    group = above if above in groups else min(groups)
+    chgrp = "" if found.st_gid in groups else f"chgrp {_group_name(group)} {quoted}; "
+    return f"{chgrp}chmod g+{letters}{'s' if letters == 'rwx' else ''} {quoted}"
+
+
+def _has_acl(path: Path) -> bool:
+    try:
+        return "system.posix_acl_access" in os.listxattr(path)
+    except (AttributeError, OSError):
+        return False
+
+
+def _group_name(number: int) -> str:
+    try:
+        import grp
+
+        return grp.getgrgid(number).gr_name
+    except (ImportError, KeyError):
+        return str(number)
 
 
 def from_os_error(error: OSError, path: object, doing: str) -> InitializationError:

@@ -25,7 +25,7 @@ from selfheald.plan import Plan, Work, find_work
 from selfheald.planner import Planner, Settings
 from selfheald.staging import Staging, clean_leftovers, open_staging, require_space
 from selfheald.table_checker import CheckResult, Reading, copy_in_child, judge
-from selfheald.workspace import Database, ensure_private_folder
+from selfheald.workspace import Database, Folder, ensure_private_folder, open_folder
 
 Result = TypeVar("Result")
 Reader = Callable[[Path], Awaitable[Reading]]
@@ -198,9 +198,11 @@ class _Initialization:
             self.tools.planner.last_seconds() or FIRST_ESTIMATE_SECONDS,
         )
         remove_marker(self.database)
-        logs = log_folder(self.database, attempt.attempt_id)
         self._require_space(2 * sum(_size(node.path) for node in work.seeds))
-        with open_staging(self.database, keep_on_error=self.keep_staging) as staging:
+        with (
+            log_folder(self.database, attempt.attempt_id) as logs,
+            open_staging(self.database, keep_on_error=self.keep_staging) as staging,
+        ):
             self.deadline = time.monotonic() + self.tools.config.dbt.timeout
             # The first step that uses dbt has its start in it, so that nobody waits for what no step tells of.
             attempt.begin("load_seeds" if work.seeds else "build_foundation")
@@ -242,6 +244,7 @@ class _Initialization:
             self.database.path,
             staging.database,
             list(work.inputs),
+            folder=staging.held,
             storage_version=self.tools.config.dbt.storage_version,
             max_bytes=self.tools.config.limits.max_input_bytes,
             timeout=self.tools.config.dbt.timeout,
@@ -250,7 +253,7 @@ class _Initialization:
         if copied["identity"] != found.reading.identity:
             raise StartOverError
 
-    async def _build(self, found: Inspection, work: Work, staging: Staging, logs: Path) -> None:
+    async def _build(self, found: Inspection, work: Work, staging: Staging, logs: Folder) -> None:
         dbt = self.tools.config.dbt
         await self._child(
             {
@@ -270,7 +273,7 @@ class _Initialization:
             logs,
         )
 
-    async def _publish(self, found: Inspection, work: Work, staging: Staging, logs: Path) -> None:
+    async def _publish(self, found: Inspection, work: Work, staging: Staging, logs: Folder) -> None:
         """Hand the tables over, waiting a little for a simulator that has the database open just now."""
         patience = time.monotonic() + PUBLISH_PATIENCE_SECONDS
         identity = None if found.is_new else found.reading.identity
@@ -279,7 +282,8 @@ class _Initialization:
             job = _publish_job(self.database, found, work, staging, self.tools.config)
             # Of a file that was written since, only the rows themselves tell whether its tables are what was copied.
             job |= {"identity": identity, "compare_inputs": identity != found.reading.identity}
-            answer = await self._child(job, found.settings, staging, logs)
+            with open_folder(self.database.folder) as live:
+                answer = await self._child(job, found.settings, staging, logs, Folder(self.database.folder, live))
             if answer["outcome"] == "published":
                 return
             if time.monotonic() > patience:
@@ -325,14 +329,18 @@ class _Initialization:
                 raise StartOverError
             await anyio.sleep(BUSY_SECONDS / 4)
 
-    async def _child(self, job: dict[str, Any], settings: Settings, staging: Staging, logs: Path) -> dict[str, Any]:
+    async def _child(
+        self, job: dict[str, Any], settings: Settings, staging: Staging, *folders: Folder
+    ) -> dict[str, Any]:
+        logs = folders[0]
         return await run_job(
-            {**job, "log_dir": str(logs), "log_file": str(logs / f"{job['job']}.log")},
+            {**job, "log_dir": str(logs.path), "log_file": str(logs.path / f"{job['job']}.log")},
             python=settings.python,
             environment=settings.environment,
             timeout=max(0.05, self.deadline - time.monotonic()),
             on_event=self.attempt.on_event,
-            locks=(self.lock.fileno(), staging.lock),
+            locks=(self.lock.fileno(),),
+            folders=(staging.held, *folders),
         )
 
 

@@ -21,13 +21,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from selfheald import client
+from selfheald.client import OPEN_SAFELY
 from selfheald.client import is_held as held
 from selfheald.errors import ConcurrentInitializationError, InitializationError
 
 __all__ = ["OPEN_SAFELY", "DatabaseLock", "Holder", "command_line", "held", "holder", "holder_of"]
-
-#: Opening with these never waits (FIFO), never follows a link at the last name, and never leaks into a child.
-OPEN_SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 _COMMAND_LENGTH = 120
 _PROBE_ATTEMPTS = 20
@@ -128,13 +127,12 @@ class DatabaseLock:
     The kernel frees it when its holder dies; the file stays, and is never unlinked: whoever removed it would let a
     third process lock a new file of the same name. The holder's PID in it is for people, nothing reads it.
 
-    ``path`` is absolute, or relative to ``dir_fd`` (which stays the caller's to close). The lock belongs to the open
-    file: two of these objects in one process exclude each other, and a forked child keeps the lock alive.
+    ``path`` is absolute, and no link in it is followed. The lock belongs to the open file: two of these objects in one
+    process exclude each other, and a forked child keeps the lock alive.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, dir_fd: int | None = None) -> None:
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._dir_fd = dir_fd
         self._descriptor: int | None = None
 
     @property
@@ -206,13 +204,13 @@ class DatabaseLock:
         return descriptor
 
     def _open(self) -> int:
-        with _as_initialization_error(self.path):
+        with _as_initialization_error(self.path), client.open_folder(self.path.parent) as folder:
             for _ in range(_OPEN_ATTEMPTS):
                 try:
-                    descriptor = self._open_existing()
+                    descriptor = self._open_existing(folder)
                 except FileNotFoundError:
                     try:
-                        descriptor = self._create()
+                        descriptor = self._create(folder)
                     except FileExistsError:
                         continue
                 if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -221,33 +219,36 @@ class DatabaseLock:
                 return descriptor
         raise _unsafe(self.path)
 
-    def _open_existing(self) -> int:
+    def _open_existing(self, folder: int) -> int:
         try:
-            return os.open(self.path, os.O_RDWR | OPEN_SAFELY, dir_fd=self._dir_fd)
+            return os.open(self.path.name, os.O_RDWR | OPEN_SAFELY, dir_fd=folder)
         except PermissionError:
             # A reader can hold a flock too, where the group may not write.
-            return os.open(self.path, os.O_RDONLY | OPEN_SAFELY, dir_fd=self._dir_fd)
+            return os.open(self.path.name, os.O_RDONLY | OPEN_SAFELY, dir_fd=folder)
 
-    def _create(self) -> int:
+    def _create(self, folder: int) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | OPEN_SAFELY
-        descriptor = os.open(self.path, flags, 0o600, dir_fd=self._dir_fd)
-        folder = os.stat(self.path.parent, dir_fd=None if self.path.is_absolute() else self._dir_fd)
+        descriptor = os.open(self.path.name, flags, 0o600, dir_fd=folder)
+        around = os.stat(".", dir_fd=folder)
         with contextlib.suppress(OSError):
             # Whoever may work in the folder may take its locks, whatever this process' umask says.
-            os.fchown(descriptor, -1, folder.st_gid)
+            os.fchown(descriptor, -1, around.st_gid)
         with contextlib.suppress(OSError):
-            os.fchmod(descriptor, 0o666 & stat.S_IMODE(folder.st_mode))
+            os.fchmod(descriptor, 0o666 & stat.S_IMODE(around.st_mode))
         return descriptor
 
     def _is_current(self, descriptor: int) -> bool:
         try:
-            there = os.stat(self.path, dir_fd=self._dir_fd, follow_symlinks=False)
-        except FileNotFoundError:
+            with client.open_folder(self.path.parent) as folder:
+                there = os.stat(self.path.name, dir_fd=folder, follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
             return False
         return os.path.samestat(there, os.fstat(descriptor))
 
     @staticmethod
     def _sign(descriptor: int) -> None:
+        if os.fstat(descriptor).st_nlink != 1:
+            return  # it may be a file of somebody else's, under this name too
         with contextlib.suppress(OSError):
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
@@ -265,7 +266,7 @@ def _as_initialization_error(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.EMLINK, errno.EISDIR, errno.ENXIO):
+        if error.errno in (errno.ELOOP, errno.EMLINK, errno.EISDIR, errno.ENXIO, errno.ENOTDIR):
             raise _unsafe(path) from error
         code = {
             errno.EACCES: "permission_denied",

@@ -8,8 +8,8 @@ import re
 import socket
 import stat
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,19 @@ from selfheald.initialization_state import (
     new_steps,
 )
 from selfheald.locks import held
-from selfheald.workspace import Database, ensure_private_folder, remove_file, write_atomically
+from selfheald.workspace import (
+    Database,
+    Folder,
+    ensure_private_folder,
+    open_folder,
+    remove_file,
+    write_atomically,
+)
 
 #: Longer than a tick of file systems that count finer than seconds (ext4, xfs: 1 to 10 ms), and of others (FAT: 2 s).
 TICK_NS, COARSE_TICK_NS = 20_000_000, 2_050_000_000
+#: What a request may call itself: it comes back in files that more people may read than the request.
+REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 OnWrite = Callable[[dict[str, Any]], None]
 
 #: Bytes of a history file that are read at most; a longer one is cut from its beginning.
@@ -219,28 +228,53 @@ def take_request(database: Database) -> tuple[bool, str | None]:
     """Take a waiting request under its private name: ``(there was one, its id)``.
 
     Called before the check begins; :func:`finish_request` follows when the verdict is on disk. One that was taken
-    before (by a daemon that was killed) counts as waiting still.
+    before (by a daemon that was killed) counts as waiting still. Raises ``unsafe_path`` for what is no plain file,
+    and other :class:`InitializationError`.
     """
-    taken = database.taken_request
-    there = _is_plain_file(taken)
-    if _is_plain_file(database.request):
-        try:
-            database.request.rename(taken)
-            there = True
-        except FileNotFoundError:
-            pass  # withdrawn between the two looks
-        except OSError as error:
-            raise from_os_error(error, database.request, "take") from error
-    if not there:
+    if not has_request(database):
         return False, None
-    record = read_record(taken) or {}
-    request_id = record.get("id")
-    return True, request_id if isinstance(request_id, str) and request_id else None
+    taken = database.taken_request
+    try:
+        with client.open_folder(database.private) as folder:
+            there = _is_plain_file(taken, folder)
+            if _is_plain_file(database.request, folder):
+                with suppress(FileNotFoundError):  # withdrawn between the two looks
+                    os.rename(database.request.name, taken.name, src_dir_fd=folder, dst_dir_fd=folder)
+                    there = True
+            return there, _id_in(taken, database, folder) if there else None
+    except FileNotFoundError:
+        return False, None
+    except OSError as error:
+        raise from_os_error(error, database.request, "take") from error
+
+
+def waiting_request(database: Database) -> str | None:
+    """The id of a request that has not been taken, since something is in the way."""
+    with suppress(OSError), client.open_folder(database.private) as folder:
+        return _id_in(database.request, database, folder)
+    return None
+
+
+def _id_in(path: Path, database: Database, folder: int) -> str | None:
+    """The id that a request file names; none if the file has names elsewhere too: it may be a stranger's.
+
+    Who drops a request gives it a second name, its draft's, for an instant.
+    """
+    request_id = (read_record(path) or {}).get("id")
+    if not isinstance(request_id, str) or not REQUEST_ID.fullmatch(request_id):
+        return None
+    found = os.stat(path.name, dir_fd=folder, follow_symlinks=False)
+    if found.st_nlink == 2:
+        with suppress(FileNotFoundError):
+            draft = os.stat(f".{database.request.name}.{request_id}", dir_fd=folder, follow_symlinks=False)
+            return request_id if os.path.samestat(found, draft) else None
+        found = os.stat(path.name, dir_fd=folder, follow_symlinks=False)
+    return request_id if found.st_nlink == 1 else None
 
 
 def finish_request(database: Database) -> None:
     """Forget the taken request: its verdict is on disk. One that cannot be removed will be taken again."""
-    with suppress(OSError):
+    with suppress(InitializationError):
         remove_file(database.taken_request)
 
 
@@ -249,11 +283,11 @@ def has_request(database: Database) -> bool:
     return os.path.lexists(database.request) or os.path.lexists(database.taken_request)
 
 
-def _is_plain_file(path: Path) -> bool:
-    """False if nothing is there; raises ``unsafe_path`` for what is neither."""
+def _is_plain_file(path: Path, folder: int) -> bool:
+    """False if nothing of that name is in the open folder; raises ``unsafe_path`` for what is neither."""
     try:
-        mode = os.lstat(path).st_mode
-    except OSError:
+        mode = os.stat(path.name, dir_fd=folder, follow_symlinks=False).st_mode
+    except FileNotFoundError:
         return False
     if not stat.S_ISREG(mode):
         raise InitializationError(f"{path} is not a plain file", code="unsafe_path", path=path)
@@ -276,11 +310,12 @@ def append_history(database: Database, entry: Mapping[str, Any], keep: int) -> N
 def read_history(database: Database) -> list[dict[str, Any]]:
     """Past attempts, the oldest first. Lines that are no JSON objects are passed over."""
     try:
-        handle = os.open(database.history, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = client.open_file(database.history, os.O_RDONLY)
     except OSError:
         return []
     found = os.fstat(handle)
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+        # A file of somebody else's under this name: what it says must not be copied into one for all to read.
         os.close(handle)
         return []
     with os.fdopen(handle, "rb") as stream:
@@ -298,26 +333,27 @@ def read_history(database: Database) -> list[dict[str, Any]]:
 def _prune_logs(database: Database, keep: set[str]) -> None:
     from shutil import rmtree
 
-    if database.logs.is_symlink() or not database.logs.is_dir():
-        return
-    for folder in database.logs.iterdir():
-        if ATTEMPT_ID.fullmatch(folder.name) and folder.name not in keep and not folder.is_symlink():
-            rmtree(folder, ignore_errors=True)
+    with suppress(OSError, InitializationError), open_folder(database.logs) as logs:
+        for name in os.listdir(logs):
+            if ATTEMPT_ID.fullmatch(name) and name not in keep:
+                rmtree(name, ignore_errors=True, dir_fd=logs)
 
 
 ATTEMPT_ID = re.compile(r"\d{8}T\d{6}-[0-9a-f]{6}")
 
 
-def log_folder(database: Database, attempt_id: str) -> Path:
-    """Make and return the folder of an attempt's logs."""
+@contextmanager
+def log_folder(database: Database, attempt_id: str) -> Iterator[Folder]:
+    """Make the folder of an attempt's logs, and keep it open for as long as something may be written to it."""
     ensure_private_folder(database)
-    folder = database.logs / attempt_id
-    try:
-        with suppress(FileExistsError):
-            database.logs.mkdir()
-        if database.logs.is_symlink() or not database.logs.is_dir():
-            raise InitializationError(f"{database.logs} is not a folder", code="unsafe_path", path=database.logs)
-        folder.mkdir()
-    except OSError as error:
-        raise from_os_error(error, folder, "make") from error
-    return folder
+    path = database.logs / attempt_id
+    with ExitStack() as stack:
+        try:
+            with client.open_folder(database.private) as private, suppress(FileExistsError):
+                os.mkdir(database.logs.name, dir_fd=private)
+            with open_folder(database.logs) as logs:
+                os.mkdir(attempt_id, dir_fd=logs)
+            handle = stack.enter_context(open_folder(path))
+        except OSError as error:
+            raise from_os_error(error, path, "make") from error
+        yield Folder(path, handle)

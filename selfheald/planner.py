@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import tempfile
@@ -64,7 +65,8 @@ class Planner:
     def __init__(self, config: Config, *, announce: Callable[[str], None] = lambda message: None) -> None:
         self.config = config
         self.announce = announce
-        self._folder = config.state_dir / "plans"
+        # The folder of the service may itself be a link, as with systemd; in what lies below none is followed.
+        self._folder = Path(os.path.realpath(config.state_dir)) / "plans"
         self._fingerprints = Fingerprints()
         self._fresh: dict[str, tuple[float, str]] = {}
         self._plans: dict[str, Plan] = {}

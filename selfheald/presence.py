@@ -61,6 +61,8 @@ class Presence:
                 "format": 1,
                 "root": str(root),
                 "pid": os.getpid(),
+                "uid": os.geteuid(),
+                "groups": sorted({os.getegid(), *os.getgroups()}),
                 "host": socket.gethostname(),
                 "version": installed_version(),
                 "state": state,

@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 import shutil
-import tempfile
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from selfheald.client import OPEN_SAFELY
 from selfheald.errors import InitializationError, from_os_error
-from selfheald.workspace import Database, ensure_private_folder
+from selfheald.workspace import Database, Folder, ensure_private_folder, open_folder
 
 _PREFIX = "staging-"
 
 
 @dataclass(frozen=True, slots=True)
 class Staging:
-    """A staging folder; ``lock`` is a descriptor that holds a ``flock`` on it for as long as it is in use."""
+    """A staging folder; ``lock`` is its descriptor, which holds a ``flock`` on it for as long as it is in use."""
 
     folder: Path
     database: Path
     work: Path
     lock: int
+
+    @property
+    def held(self) -> Folder:
+        """The folder as children reach it, whatever becomes of its name."""
+        return Folder(self.folder, self.lock)
 
 
 @contextmanager
@@ -34,25 +41,38 @@ def open_staging(database: Database, *, keep_on_error: bool = False) -> Iterator
     The staging database has the live one's file name, since its stem is the catalog name that dbt writes into SQL.
     ``keep_on_error`` leaves the folder where it is if the body raises an :class:`InitializationError`.
     """
-    private = ensure_private_folder(database)
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=private))
-    except OSError as error:
-        raise from_os_error(error, private, "make a staging folder in") from error
-    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    path = ensure_private_folder(database) / f"{_PREFIX}{secrets.token_hex(4)}"
     keep = False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        work = folder / "work"
-        work.mkdir()
-        yield Staging(folder, folder / database.path.name, work, lock)
-    except InitializationError:
-        keep = keep_on_error
-        raise
-    finally:
-        if not keep:
-            shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
+    with ExitStack() as stack:
+        try:
+            private = stack.enter_context(open_folder(path.parent))
+            os.mkdir(path.name, 0o700, dir_fd=private)
+            handle = os.open(path.name, os.O_RDONLY | os.O_DIRECTORY | OPEN_SAFELY, dir_fd=private)
+        except OSError as error:
+            raise from_os_error(error, path, "make") from error
+        stack.callback(os.close, handle)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.mkdir("work", dir_fd=handle)
+            yield Staging(path, path / database.path.name, path / "work", handle)
+        except InitializationError:
+            keep = keep_on_error
+            raise
+        finally:
+            if not keep:
+                _remove(path.name, handle, private)
+
+
+def _remove(name: str, handle: int, private: int) -> None:
+    """Remove all that is in the open folder, and its name if that still leads to it."""
+    for entry in os.listdir(handle):
+        if _is_folder(entry, handle):
+            shutil.rmtree(entry, ignore_errors=True, dir_fd=handle)
+        else:
+            with suppress(OSError):
+                os.unlink(entry, dir_fd=handle)
+    with suppress(OSError):
+        os.rmdir(name, dir_fd=private)
 
 
 def clean_leftovers(database: Database) -> list[Path]:
@@ -61,32 +81,41 @@ def clean_leftovers(database: Database) -> list[Path]:
     Only called under the database's lock, so that no other process is just making one. Returns what was removed.
     """
     removed: list[Path] = []
-    if database.private.is_symlink() or not database.private.is_dir():
-        return removed
-    for entry in list(os.scandir(database.private)):
-        if entry.name.startswith(_PREFIX) and entry.is_dir(follow_symlinks=False) and _is_free(entry.path):
-            shutil.rmtree(entry.path, ignore_errors=True)
-            removed.append(Path(entry.path))
-    temporary = (
-        f".{database.path.name}.ready.",
-        f".{database.path.name}.status.",
-        f".{database.path.name}.history.",
-    )
+    temporary = tuple(f".{database.path.name}.{what}." for what in ("ready", "status", "history"))
     for folder in (database.folder, database.private):
-        for entry in list(os.scandir(folder)):
-            if entry.name.startswith(temporary) and entry.name.endswith(".tmp"):
+        with suppress(OSError, InitializationError), open_folder(folder) as handle:
+            for name in os.listdir(handle):
                 with suppress(OSError):
-                    os.unlink(entry.path)
-                    removed.append(Path(entry.path))
+                    if name.startswith(temporary) and name.endswith(".tmp"):
+                        os.unlink(name, dir_fd=handle)
+                    elif folder == database.private and name.startswith(_PREFIX) and _is_folder(name, handle):
+                        _remove_free(name, handle)
+                    else:
+                        continue
+                    removed.append(folder / name)
     return removed
+
+
+def _remove_free(name: str, private: int) -> None:
+    """Remove a staging folder; raises :class:`BlockingIOError` if somebody holds it."""
+    handle = os.open(name, os.O_RDONLY | os.O_DIRECTORY | OPEN_SAFELY, dir_fd=private)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _remove(name, handle, private)
+    finally:
+        os.close(handle)
+
+
+def _is_folder(name: str, folder: int) -> bool:
+    return stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
 
 
 def has_leftovers(database: Database) -> bool:
     """True if a staging folder lies there: in use, or left by a process that was killed."""
     try:
-        with os.scandir(database.private) as listing:
-            return any(entry.name.startswith(_PREFIX) for entry in listing)
-    except OSError:
+        with open_folder(database.private) as handle:
+            return any(name.startswith(_PREFIX) for name in os.listdir(handle))
+    except (OSError, InitializationError):
         return False
 
 
@@ -102,17 +131,3 @@ def require_space(folder: Path, *, minimum: int, staging_bytes: int) -> None:
             path=folder,
             hint="Free disk space, or lower limits.min_free_bytes; a daemon then goes on by itself.",
         )
-
-
-def _is_free(folder: str) -> bool:
-    try:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    finally:
-        os.close(handle)
-    return True

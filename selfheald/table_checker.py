@@ -13,6 +13,7 @@ from selfheald.catalog import CheckResult, Reading, Relation, judge
 from selfheald.check_child import copy_in_child, read_in_child
 from selfheald.errors import InitializationError
 from selfheald.initialization_state import RequiredTable, TableTier
+from selfheald.workspace import Database
 
 __all__ = [
     "CheckResult",
@@ -65,7 +66,7 @@ class TableExistenceChecker:
         *,
         timeout: float = 30.0,
     ) -> None:
-        self.path = Path(os.path.abspath(db))  # resolve() would follow the links that are refused
+        self.path = Database.at(db).path
         self._required = None if required is None else tuple(required)
         self._in_process = in_process
         self._timeout = timeout

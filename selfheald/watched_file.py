@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from selfheald.client import OPEN_SAFELY, open_folder
 from selfheald.file_header import not_regular
-from selfheald.locks import OPEN_SAFELY, Holder, holder_of
+from selfheald.locks import Holder, holder_of
 
 #: What DuckDB keeps beside a database; the last two since 2.0.
 WAL_SUFFIXES = (".wal", ".wal.checkpoint", ".wal.recovery")
@@ -76,21 +77,23 @@ class Watched:
 
 @contextlib.contextmanager
 def watch_database(path: Path) -> Iterator[Watched]:
-    """Open the database at ``path`` for looking at it; ``descriptor`` is ``None`` unless it is a regular file."""
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Open the database at ``path`` for looking at it; ``descriptor`` is ``None`` unless it is a regular file.
+
+    No link in its path is followed.
+    """
     descriptor: int | None = None
-    try:
-        opened_at = time.time()
-        seen = _stats(path.name, folder)
-        if seen[0] is not None and not_regular(seen[0], path) is None:
-            descriptor = os.open(path.name, os.O_RDONLY | OPEN_SAFELY, dir_fd=folder)
-        watched = Watched(path, folder, descriptor, seen, opened_at)
-        watched.ask_holder()
-        yield watched
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
-        os.close(folder)
+    with open_folder(path.parent) as folder:
+        try:
+            opened_at = time.time()
+            seen = _stats(path.name, folder)
+            if seen[0] is not None and not_regular(seen[0], path) is None:
+                descriptor = os.open(path.name, os.O_RDONLY | OPEN_SAFELY, dir_fd=folder)
+            watched = Watched(path, folder, descriptor, seen, opened_at)
+            watched.ask_holder()
+            yield watched
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
 
 
 def _stats(name: str, folder: int) -> _Stats:

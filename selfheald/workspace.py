@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import stat
@@ -10,7 +11,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from selfheald.client import make_private_folder, marker_path, request_path, status_path
+from selfheald import client
+from selfheald.client import OPEN_SAFELY, make_private_folder, marker_path, request_path, status_path
 from selfheald.errors import InitializationError, from_os_error
 
 DATABASE_NAME = "simulation.duckdb"
@@ -81,6 +83,24 @@ class Database:
         return str(self.path)
 
 
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder that is held open: ``handle`` leads to it whatever becomes of its name meanwhile."""
+
+    path: Path
+    handle: int
+
+    @property
+    def fixed(self) -> Path:
+        """A path that leads to this very folder, here and in children that inherit ``handle``.
+
+        Where the system has no such paths (macOS) it is the ordinary one, which somebody who may write the folders
+        above can redirect.
+        """
+        fixed = Path(f"/proc/self/fd/{self.handle}")
+        return fixed if fixed.exists() else self.path
+
+
 def get_database_path(environ: Mapping[str, str] | None = None) -> Path:
     """``$DATABASE_PATH``, else ``dbt/simulation.duckdb``; absolute."""
     given = (os.environ if environ is None else environ).get("DATABASE_PATH")
@@ -137,13 +157,6 @@ def ensure_private_folder(database: Database) -> Path:
     """Make the database's ``.selfheald``. Raises :class:`InitializationError`."""
     try:
         make_private_folder(database.private)
-    except PermissionError as error:
-        raise InitializationError(
-            f"cannot make {database.private}: {error.strerror}",
-            code="permission_denied",
-            path=database.folder,
-            hint=f"Let this user (uid {os.geteuid()}) write the folder: chgrp and chmod g+rws {database.folder}",
-        ) from error
     except OSError as error:
         raise from_os_error(error, database.private, "make") from error
     return database.private
@@ -151,11 +164,17 @@ def ensure_private_folder(database: Database) -> Path:
 
 @contextmanager
 def open_folder(folder: Path) -> Iterator[int]:
-    """A descriptor of a folder that is no symbolic link, so that names in it cannot be redirected."""
+    """A descriptor of a folder, for listing, syncing and as ``dir_fd``; no name in its path may be a symbolic link.
+
+    Raises ``unsafe_path`` where one is, and :class:`OSError`.
+    """
     try:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with client.open_folder(folder) as passing:
+            handle = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=passing)
     except NotADirectoryError as error:
-        raise InitializationError(f"{folder} is not a folder", code="unsafe_path", path=folder) from error
+        raise InitializationError(
+            f"{folder} is not a folder, or one above it is a symbolic link", code="unsafe_path", path=folder
+        ) from error
     try:
         yield handle
     finally:
@@ -178,8 +197,7 @@ def write_atomically(path: Path, text: str, *, readable_like: Path | None = None
 def _replace(folder: int, name: str, text: str, readable_like: Path | None, durable: bool) -> None:
     mode, group = _audience(readable_like, folder)
     temporary = f".{name}.{secrets.token_hex(6)}.tmp"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    handle = os.open(temporary, flags, 0o600, dir_fd=folder)
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | OPEN_SAFELY, 0o600, dir_fd=folder)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
             stream.write(text)
@@ -200,12 +218,29 @@ def _replace(folder: int, name: str, text: str, readable_like: Path | None, dura
 
 
 def remove_file(path: Path) -> bool:
-    """Remove a file (a link itself, not what it leads to); False if there was none."""
+    """Remove a file (a link itself, not what it leads to), or an empty folder in its place; False if there was none.
+
+    Raises :class:`InitializationError`.
+    """
     try:
-        path.unlink()
+        with client.open_folder(path.parent) as folder:
+            try:
+                os.unlink(path.name, dir_fd=folder)
+            except (IsADirectoryError, PermissionError):  # the second is macOS' word for a folder too
+                if not _is_folder(path.name, folder):
+                    raise
+                os.rmdir(path.name, dir_fd=folder)
     except (FileNotFoundError, NotADirectoryError):
         return False
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise InitializationError(f"{path} is a folder, not a file", code="unsafe_path", path=path) from error
+        raise from_os_error(error, path, "remove") from error
     return True
+
+
+def _is_folder(name: str, folder: int) -> bool:
+    return stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
 
 
 def _audience(like: Path | None, folder: int) -> tuple[int, int]:

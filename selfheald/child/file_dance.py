@@ -73,7 +73,7 @@ def look_for_room(database: str) -> None:
 
 def _link(new: str, fresh: int, directory: int, name: str) -> bool:
     """Make the file appear at its path unless there is one by now (False)."""
-    _take_group(directory, fresh)
+    _share(directory, fresh)
     try:
         os.link(new, name, dst_dir_fd=directory, follow_symlinks=False)
     except FileExistsError:
@@ -110,12 +110,14 @@ def _empty_file(directory: int, name: str) -> Iterator[int]:
         os.close(old)
 
 
-def _take_group(directory: int, fresh: int) -> None:
-    """The group that the kernel gives to a file made in that folder."""
-    folder = os.fstat(directory)
-    if folder.st_mode & stat.S_ISGID and os.fstat(fresh).st_gid != folder.st_gid:
+def _share(directory: int, fresh: int) -> None:
+    """In a folder that is shared (setgid), who may read and write the folder may the file, whatever our umask."""
+    folder, given = os.fstat(directory), os.fstat(fresh)
+    if folder.st_mode & stat.S_ISGID:
         with contextlib.suppress(OSError):
-            os.fchown(fresh, -1, folder.st_gid)
+            if given.st_gid != folder.st_gid:
+                os.fchown(fresh, -1, folder.st_gid)
+            os.fchmod(fresh, stat.S_IMODE(given.st_mode) | folder.st_mode & 0o060)
 
 
 def _take_after(old: int, fresh: int) -> None:

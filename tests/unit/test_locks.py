@@ -180,16 +180,26 @@ class TestDatabaseLock:
             os.umask(mask)
         assert stat.S_IMODE((tmp_path / "db.lock").stat().st_mode) == 0o664
 
-    def test_below_an_open_folder(self, tmp_path: Path) -> None:
-        folder = os.open(tmp_path, os.O_RDONLY)
-        try:
-            with DatabaseLock("db.lock", dir_fd=folder) as lock:
-                assert os.fstat(lock.fileno()).st_size > 0
-            assert (tmp_path / "db.lock").exists()
-        finally:
-            os.close(folder)
+    def test_what_is_given_back_is_not_locked(self, tmp_path: Path) -> None:
+        with DatabaseLock(tmp_path / "db.lock") as lock:
+            assert os.fstat(lock.fileno()).st_size > 0
         with pytest.raises(ValueError, match="not locked"):
             lock.fileno()
+
+    def test_no_link_above_it_is_followed(self, tmp_path: Path) -> None:
+        (tmp_path / "elsewhere" / "below").mkdir(parents=True)
+        (tmp_path / "link").symlink_to("elsewhere")
+        with pytest.raises(InitializationError) as refused:
+            DatabaseLock(tmp_path / "link" / "below" / "db.lock").acquire()
+        assert refused.value.code == "unsafe_path"
+        assert list((tmp_path / "elsewhere" / "below").iterdir()) == []
+
+    def test_a_file_with_another_name_too_is_locked_and_not_written(self, tmp_path: Path) -> None:
+        (tmp_path / "precious").write_text("a stranger's")
+        (tmp_path / "db.lock").hardlink_to(tmp_path / "precious")
+        with DatabaseLock(tmp_path / "db.lock"):
+            assert held(tmp_path / "db.lock")
+        assert (tmp_path / "precious").read_text() == "a stranger's"
 
     def test_a_replaced_file_locks_nothing(self, tmp_path: Path) -> None:
         path = tmp_path / "db.lock"

@@ -445,7 +445,9 @@ class TestHistory:
     def test_log_folders_go_with_their_attempts(self, database: Database) -> None:
         for number in range(4):
             attempt = self.attempt(number)
-            (log_folder(database, attempt["attempt_id"]) / "dbt.log").touch()
+            with log_folder(database, attempt["attempt_id"]) as folder:
+                (folder.fixed / "dbt.log").touch()
+                assert (folder.path / "dbt.log").exists()
             append_history(database, attempt, keep=2)
         assert names_in(database.logs) == ["20261123T160002-abcdef", "20261123T160003-abcdef"]
 
@@ -463,14 +465,14 @@ class TestHistory:
         database.logs.symlink_to(tmp_path / "elsewhere")
         append_history(database, self.attempt(0), keep=1)
         assert names_in(tmp_path / "elsewhere") == ["20261123T160009-abcdef"]
-        with pytest.raises(InitializationError) as caught:
-            log_folder(database, "20261123T160000-abcdef")
+        with pytest.raises(InitializationError) as caught, log_folder(database, "20261123T160000-abcdef"):
+            pass
         assert caught.value.code == "unsafe_path"
 
     def test_a_file_in_place_of_the_logs_is_told(self, database: Database) -> None:
         database.logs.touch()
-        with pytest.raises(InitializationError) as caught:
-            log_folder(database, "20261123T160000-abcdef")
+        with pytest.raises(InitializationError) as caught, log_folder(database, "20261123T160000-abcdef"):
+            pass
         assert caught.value.code == "unsafe_path"
 
     def test_broken_lines_are_passed_over(self, database: Database) -> None:

@@ -342,8 +342,8 @@ class TestEnsurePrivateFolder:
             "except InitializationError as error: print(error.code, error.path, error.hint)\n"
         )
         code, path, hint = run_python(code, open_path / NAME).split(maxsplit=2)
-        assert (code, path) == ("permission_denied", str(open_path))
-        assert f"chmod g+rws {open_path}" in hint
+        assert (code, path) == ("permission_denied", str(open_path / ".selfheald"))
+        assert f"chmod g+rwxs {open_path}" in hint
 
 
 def test_open_folder_refuses_links_and_files(tmp_path: Path) -> None:
