@@ -195,17 +195,14 @@ def write_atomically(path: Path, text: str, *, readable_like: Path | None = None
 
 
 def _replace(folder: int, name: str, text: str, readable_like: Path | None, durable: bool) -> None:
-    mode, group = _audience(readable_like, folder)
+    like = _example(readable_like, folder)
     temporary = f".{name}.{secrets.token_hex(6)}.tmp"
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | OPEN_SAFELY, 0o600, dir_fd=folder)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
-            if os.fstat(stream.fileno()).st_gid != group:
-                with suppress(PermissionError):
-                    os.fchown(stream.fileno(), -1, group)
-            os.fchmod(stream.fileno(), mode)
+            _let_read(stream.fileno(), like, folder)
             if durable:
                 os.fsync(stream.fileno())
         os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
@@ -243,13 +240,25 @@ def _is_folder(name: str, folder: int) -> bool:
     return stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
 
 
-def _audience(like: Path | None, folder: int) -> tuple[int, int]:
-    """Mode and group that let those read a new file who can read the one at ``like``, or look into the folder."""
-    of_folder = os.fstat(folder)
+def _example(like: Path | None, folder: int) -> os.stat_result:
+    """The regular file whose readers are to read the new one; the folder where there is none."""
     found = None
     if like is not None:
         with suppress(OSError):
-            found = os.lstat(like)
-    if found is None or not stat.S_ISREG(found.st_mode):
-        return 0o600 | (stat.S_IMODE(of_folder.st_mode) & 0o044), of_folder.st_gid
-    return 0o600 | (stat.S_IMODE(found.st_mode) & 0o044), found.st_gid
+            found = like.lstat()
+    return found if found is not None and stat.S_ISREG(found.st_mode) else os.fstat(folder)
+
+
+def _let_read(handle: int, like: os.stat_result, folder: int) -> None:
+    """Let those read a new file who can read the other; its owner too, be it through the folder's group."""
+    mode, group = 0o600 | (stat.S_IMODE(like.st_mode) & 0o044), like.st_gid
+    if like.st_uid != os.fstat(handle).st_uid:
+        try:
+            os.fchown(handle, like.st_uid, -1)
+        except PermissionError:
+            around = os.fstat(folder)
+            mode, group = mode | (stat.S_IMODE(around.st_mode) & 0o044), around.st_gid
+    if group != os.fstat(handle).st_gid:
+        with suppress(PermissionError):
+            os.fchown(handle, -1, group)
+    os.fchmod(handle, mode)
