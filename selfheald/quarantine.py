@@ -37,7 +37,8 @@ def quarantine(database: Database) -> list[str]:
 
     Killed in the middle, it leaves WALs without their database: that counts as corrupt, so it can be called again.
     Raises :class:`InitializationError` if it is not corrupt, if somebody has it open or is at work on it, or if it
-    changes meanwhile; then all is where it was.
+    changes meanwhile; then all is where it was. A WAL that is written when the database is set aside already is not
+    its own, and stays.
 
     WARNING: only for a process that does not have the database open in DuckDB.
     """
@@ -53,7 +54,12 @@ def quarantine(database: Database) -> list[str]:
                 if _family(database, folder) != seen:
                     raise _changed(database)
                 remove_marker(database)
-                moved = [_set_aside(database, folder, name, new, seen[name]) for name, new in _renames(seen, folder)]
+                moved: list[str] = []
+                for name, new in _renames(seen, folder):
+                    if _set_aside(database, folder, name, new, seen[name]):
+                        moved.append(new)
+                    elif not moved:
+                        raise _changed(database)
                 os.fsync(folder)
                 time.sleep(HOLD_SECONDS)
         except OSError as error:
@@ -147,11 +153,11 @@ def _renames(seen: dict[str, _Facts], folder: int) -> list[tuple[str, str]]:
     return [(name, name + suffix) for name in seen]
 
 
-def _set_aside(database: Database, folder: int, name: str, new: str, seen: _Facts) -> str:
-    """Rename a file, and put it back if it proves to be another one than was seen."""
+def _set_aside(database: Database, folder: int, name: str, new: str, seen: _Facts) -> bool:
+    """Rename a file; put it back (False) if it proves to be another one than was seen."""
     os.rename(name, new, src_dir_fd=folder, dst_dir_fd=folder)
     if _facts(new, folder) == seen:
-        return new
+        return True
     # Somebody's good file, put there in the last moment. Never over what may have come to its place since.
     try:
         os.link(new, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
@@ -163,7 +169,7 @@ def _set_aside(database: Database, folder: int, name: str, new: str, seen: _Fact
             path=database.folder / new,
             hint=f"Move it back if it is the good one: mv -n '{database.folder / new}' '{database.folder / name}'",
         ) from error
-    raise _changed(database)
+    return False
 
 
 def _facts(name: str, folder: int) -> _Facts | None:

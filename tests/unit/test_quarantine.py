@@ -176,7 +176,7 @@ def test_a_good_file_that_is_restored_meanwhile_stays(
     assert len(quarantine(corrupt)) == 1 + len(WAL_SUFFIXES)
 
 
-def after(first: Callable[[], None], call: Callable[..., Any], done: list[str]) -> Callable[..., Any]:
+def after(first: Callable[[], object], call: Callable[..., Any], done: list[str]) -> Callable[..., Any]:
     """A function that does something else before it does what it is for, once."""
 
     def both(*arguments: Any, **options: Any) -> Any:
@@ -202,6 +202,30 @@ def restore(database: Database, good: bytes, how: str) -> None:
         draft = database.folder.parent / "draft"
         draft.write_bytes(good)
         draft.replace(database.path)
+
+
+def test_a_wal_that_changes_before_anything_is_moved(corrupt: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    wal = Path(f"{corrupt.path}.wal")
+    monkeypatch.setattr(module, "_lock", after(partial(wal.write_text, "a new one"), module._lock, []))
+    with pytest.raises(InitializationError, match="nothing was set aside"):
+        quarantine(corrupt)
+    assert corrupt.path.exists()
+    assert list(corrupt.folder.glob("*.corrupt-*")) == []
+
+
+def test_a_wal_that_comes_when_the_database_is_gone_stays(corrupt: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It belongs to whatever a simulator makes there."""
+    wal, set_aside = Path(f"{corrupt.path}.wal"), module._set_aside
+
+    def beside(*arguments: Any) -> bool:
+        if arguments[2] == wal.name:
+            wal.unlink()
+            wal.write_text("of another database")
+        return set_aside(*arguments)
+
+    monkeypatch.setattr(module, "_set_aside", beside)
+    assert len(quarantine(corrupt)) == len(WAL_SUFFIXES)
+    assert wal.read_text() == "of another database"
 
 
 def test_a_third_file_at_the_path_is_not_overwritten_by_putting_back(
