@@ -21,7 +21,8 @@ from file_identity import WAL_SUFFIXES
 from protocol import JobError
 from publish_errors import BusyError, ChangedError
 
-#: Seconds for which a new file, and a replaced one, stay locked.
+#: Seconds for which a new file stays locked, and an empty one before it is replaced. It all holds for whoever needs
+#: less than that from the look whether the file is there to the try to lock it.
 HOLD_NEW = 0.010
 HOLD_REPLACED = 0.050
 
@@ -43,12 +44,16 @@ def put_in_place(new: str, database: str) -> None:
         if _is_absent(directory, name) and _link(new, fresh, directory, name):
             return
         with _empty_file(directory, name) as old:
-            look_for_room(database)
             _take_after(old, fresh)
             os.fsync(fresh)
+            # Before the rename: whoever is making a database of the empty file has no lock then, and gives it up,
+            # even if this process is killed from here on. Afterwards it would write to a file that is at no path.
+            time.sleep(HOLD_REPLACED)
+            look_for_room(database)
+            _require_empty(old, directory, name)
             os.rename(new, name, dst_dir_fd=directory)
             os.fsync(directory)
-            time.sleep(HOLD_REPLACED)
+            time.sleep(HOLD_NEW)
 
 
 def look_for_room(database: str) -> None:
@@ -99,15 +104,21 @@ def _empty_file(directory: int, name: str) -> Iterator[int]:
         raise ChangedError(f"{name} was there a moment ago, and is gone") from None
     try:
         _lock(old)
-        mine = os.fstat(old)
-        there = os.stat(name, dir_fd=directory, follow_symlinks=False)
-        if mine.st_size > 0 or not stat.S_ISREG(mine.st_mode) or not os.path.samestat(mine, there):
-            raise ChangedError(f"{name} is not empty any more")
+        _require_empty(old, directory, name)
         yield old
-    except FileNotFoundError:
-        raise ChangedError(f"{name} was there a moment ago, and is gone") from None
     finally:
         os.close(old)
+
+
+def _require_empty(old: int, directory: int, name: str) -> None:
+    """Raise unless the locked file is the one at the path, and still empty."""
+    mine = os.fstat(old)
+    try:
+        there = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        raise ChangedError(f"{name} was there a moment ago, and is gone") from None
+    if mine.st_size > 0 or not stat.S_ISREG(mine.st_mode) or not os.path.samestat(mine, there):
+        raise ChangedError(f"{name} is not empty any more")
 
 
 def _share(directory: int, fresh: int) -> None:

@@ -73,7 +73,7 @@ def command(
         return
     result = anyio.run(_ensure, database, effective, timeout, keep_staging)
     if _wants_quarantine(result, json):
-        from selfheald.cli.repair import quarantine
+        from selfheald.quarantine import quarantine
 
         quarantine(database)
         result = anyio.run(_ensure, database, effective, timeout, keep_staging)

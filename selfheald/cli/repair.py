@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import time
 from typing import Annotated
 
 import typer
 
-from selfheald.cli.output import ConfigOption, DatabaseArgument
+from selfheald.cli.output import ConfigOption, DatabaseArgument, configuration, print_error
 from selfheald.client import daemon_root, drop_request
-from selfheald.errors import InitializationError
-from selfheald.workspace import WAL_SUFFIXES, Database, open_folder, resolve_database
+from selfheald.errors import ConcurrentInitializationError, InitializationError
+from selfheald.workspace import Database, resolve_database
 
 
 def command(
@@ -24,73 +23,54 @@ def command(
 ) -> None:
     """Clear a failure, or set a corrupt database aside (it is renamed, never deleted).
 
+    Exit codes: 0 done, 1 refused (nothing to repair, or somebody is at work on it), 2 wrong usage.
+
     Example: selfheald repair workspace --quarantine
     """
     if retry == quarantine_it:
         raise typer.BadParameter("say either --retry or --quarantine")
-    database = resolve_database(db)
-    if quarantine_it:
-        for moved in quarantine(database):
-            typer.echo(f"kept as {moved}")
-    else:
-        _require_failure(database)
-    drop_request(database.path)
+    database = resolve_database(db, configuration(config).watch.database)
+    try:
+        if quarantine_it:
+            from selfheald.quarantine import quarantine
+
+            for moved in quarantine(database):
+                typer.echo(f"kept as {moved}")
+        else:
+            _require_failure(database)
+        drop_request(database.path)
+    except InitializationError as error:
+        print_error(error)
+        raise typer.Exit(1) from error
     if daemon_root(database.path) is None:
         typer.echo("No daemon watches it now. Make it ready with `selfheald ensure`, or start `selfheald run`.")
     else:
         typer.echo("Asked the daemon to make it ready; `selfheald wait` shows how it goes.")
 
 
-def quarantine(database: Database) -> list[str]:
-    """Rename a corrupt database and its WAL family to ``….corrupt-<time>``; the new paths.
-
-    Raises :class:`InitializationError` if it is not corrupt, if somebody has it open, or is at work on it.
-    """
-    from selfheald.locks import DatabaseLock
-    from selfheald.marker import remove_marker
-    from selfheald.table_checker import read_database
-    from selfheald.workspace import ensure_private_folder
-
-    ensure_private_folder(database)
-    with DatabaseLock(database.lock):
-        reading = read_database(database.path)
-        if reading.holder is not None:
-            raise InitializationError(
-                f"PID {reading.holder.pid} ({reading.holder.command}) has it open",
-                code="locked",
-                path=database,
-                hint="Close that connection first.",
-            )
-        if not reading.certain or reading.error is None or reading.error.code != "database_corrupt":
-            raise InitializationError(
-                "nothing to set aside: the database is not corrupt",
-                code="locked" if not reading.certain else "config_invalid",
-                path=database,
-                hint="`selfheald check` tells what there is.",
-            )
-        remove_marker(database)
-        suffix = f".corrupt-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}"
-        moved = []
-        with open_folder(database.folder) as folder:
-            for name in [database.path.name, *(database.path.name + wal for wal in WAL_SUFFIXES)]:
-                try:
-                    os.link(name, name + suffix, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
-                except FileNotFoundError:
-                    continue
-                os.unlink(name, dir_fd=folder)
-                moved.append(str(database.folder / (name + suffix)))
-            os.fsync(folder)
-    return moved
-
-
 def _require_failure(database: Database) -> None:
+    """Raise unless an attempt at it has failed, and nobody is at work on it now."""
+    from selfheald.locks import held, holder
     from selfheald.marker import read_status
+    from selfheald.quarantine import held_by
 
+    if held(database.lock):
+        raise ConcurrentInitializationError(
+            "nothing to retry: an initialization of it is under way",
+            lock_file=database.lock,
+            hint="`selfheald wait` shows how it goes.",
+        )
     status = read_status(database)
     if status is None or status.get("state") != "failed":
+        there = os.path.lexists(database.path)
         raise InitializationError(
-            "nothing to retry: no initialization of it has failed",
+            "nothing to retry: " + ("no initialization of it has failed" if there else "there is no such database"),
             code="config_invalid",
             path=database,
-            hint="`selfheald status` tells where it stands.",
+            hint="`selfheald status` tells where it stands."
+            if there
+            else "Correct the path, or let one be made there.",
         )
+    someone = holder(database.path)
+    if someone is not None:
+        raise held_by(database, someone)

@@ -19,14 +19,13 @@ FLOORS = [
         __main__
         cli
         cli.run cli.wait cli.check cli.status cli.config_commands cli.demo
-        cli.ensure
-        cli.repair
+        cli.ensure cli.repair
         cli.progress
         cli.output
         daemon
         auto_initializer caretaker lookout
         initialization
-        attempt planner
+        attempt planner quarantine
         watch dbt_host staging presence log decision table_checker
         marker check_child
         table_copier
