@@ -83,6 +83,9 @@ def _look(path: Path, started: float) -> tuple[Reading, bool]:
             # Without its folder a database does not exist; with it, it went away between two looks.
             no_folder = not path.parent.exists()
             return replace(reading, identity=None, exists=False, certain=no_folder), no_folder
+        if isinstance(failure, BlockingIOError):
+            # Another process holds a lease on it, as a publishing does for a moment.
+            return replace(reading, error=unopenable(failure, path)), False
         return replace(reading, error=unopenable(failure, path), certain=True), True
 
 

@@ -144,7 +144,7 @@ def test_no_commit_is_lost_beside_publishing(
     if "1" in (publisher, simulator) and not PINNED:
         pytest.skip("needs SELFHEALD_TEST_PINNED, the Python of the pinned environment")
     races = track(publisher, simulator, gate)
-    race, baseline = Race(), Race()
+    race = Race()
     for who in ("nobody", "publisher", "simulator", "both"):
         for opened, locking in delays(who):
             for turn in range(ROUNDS):
