@@ -69,6 +69,7 @@ def _look(path: Path, started: float) -> tuple[Reading, bool]:
     )  # fmt: skip
     try:
         with watch_database(path) as watched:
+            reading = replace(reading, identity=file_identity(path))
             if watched.descriptor is None:
                 reading = _without_file(reading, watched)
             elif watched.size == 0:
