@@ -69,6 +69,7 @@ def _look(path: Path, started: float) -> tuple[Reading, bool]:
     )  # fmt: skip
     try:
         with watch_database(path) as watched:
+            reading = replace(reading, identity=file_identity(path))
             if watched.descriptor is None:
                 reading = _without_file(reading, watched)
             elif watched.size == 0:
@@ -83,6 +84,9 @@ def _look(path: Path, started: float) -> tuple[Reading, bool]:
             # Without its folder a database does not exist; with it, it went away between two looks.
             no_folder = not path.parent.exists()
             return replace(reading, identity=None, exists=False, certain=no_folder), no_folder
+        if isinstance(failure, BlockingIOError):
+            # Another process holds a lease on it, as a publishing does for a moment.
+            return replace(reading, error=unopenable(failure, path)), False
         return replace(reading, error=unopenable(failure, path), certain=True), True
 
 

@@ -6,6 +6,7 @@ WARNING: it opens the file. See :func:`selfheald.locks.holder` for the processes
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import stat
 import time
@@ -20,8 +21,12 @@ from selfheald.locks import Holder, holder_of
 #: What DuckDB keeps beside a database; the last two since 2.0.
 WAL_SUFFIXES = (".wal", ".wal.checkpoint", ".wal.recovery")
 
-#: An mtime that is at least so many seconds old proves that nobody wrote meanwhile.
+#: An mtime that is at least so many seconds old proves that nobody wrote meanwhile, whoever holds a lock.
 QUIET_SECONDS = 1.0
+#: Longer than a tick of any file system that counts finer than seconds (ext4 and xfs 1 to 10 ms, exFAT 10 ms).
+TICK_SECONDS = 0.020
+#: Longer than a tick of those that count seconds (ext3: 1 s, FAT: 2 s).
+COARSE_TICK_SECONDS = 2.050
 
 _Stats = tuple[os.stat_result | None, ...]
 
@@ -66,13 +71,36 @@ class Watched:
     def certain(self) -> bool:
         """True if what was read since the beginning is what the files hold.
 
-        That they held still proves it only if nobody had a write lock, before and after, or if they were quiet for
-        so long that a write in between could not have gone unseen.
+        That they held still proves it only if another write would have given them other stamps, and if nobody had a
+        write lock, before and after: who has one may have set the stamps already and write only now. After a second of
+        quiet nobody does.
         """
         self.ask_holder()
-        newest = max((found.st_mtime for found in self.seen if found is not None), default=0.0)
-        quiet = self.opened_at - newest >= QUIET_SECONDS
-        return self.held_still() and (quiet or not self.written_beside)
+        age, tick = abs(self.age()), self.tick()
+        quiet = age >= max(QUIET_SECONDS, tick) or (age >= tick and not self.written_beside)
+        return self.held_still() and quiet
+
+    def age(self) -> float:
+        """Seconds since the newest of the files was written; infinite if there are none."""
+        return self.opened_at - max((found.st_mtime for found in self.seen if found is not None), default=-math.inf)
+
+    def tick(self) -> float:
+        """Seconds in which two writes may leave the same stamps."""
+        stamps = (stamp for found in self.seen if found is not None for stamp in (found.st_mtime_ns, found.st_ctime_ns))
+        return TICK_SECONDS if any(stamp % 1_000_000_000 for stamp in stamps) else COARSE_TICK_SECONDS
+
+    def let_a_tick_pass(self) -> None:
+        """Wait until what is seen tells of every later write, if that takes but a moment and nobody writes now."""
+        young = TICK_SECONDS - abs(self.age())
+        if young > 0 and not self.written_beside and self.tick() == TICK_SECONDS:
+            time.sleep(young)
+            self.look()
+
+    def look(self) -> None:
+        """The beginning: first the stamps, then the locks."""
+        self.opened_at = time.time()
+        self.seen = _stats(self.path.name, self.folder)
+        self.ask_holder()
 
 
 @contextlib.contextmanager
@@ -90,6 +118,7 @@ def watch_database(path: Path) -> Iterator[Watched]:
                 descriptor = os.open(path.name, os.O_RDONLY | OPEN_SAFELY, dir_fd=folder)
             watched = Watched(path, folder, descriptor, seen, opened_at)
             watched.ask_holder()
+            watched.let_a_tick_pass()
             yield watched
         finally:
             if descriptor is not None:

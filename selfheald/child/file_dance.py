@@ -2,8 +2,8 @@
 
 Whoever opens a database asks first whether it is there, then opens, then locks. Between two of these steps the answer
 can grow stale; so a file appears, or is replaced, only while this process holds a lock on it, and keeps the lock for
-a moment longer: who was on the way then fails to get its lock, instead of writing to a file that is no longer the one
-at the path, or an empty database over a finished one.
+a moment longer, and until nobody else has the file open: who was on the way then fails to get its lock, instead of
+writing to a file that is no longer the one at the path, or an empty database over a finished one.
 """
 
 from __future__ import annotations
@@ -18,13 +18,18 @@ import time
 from typing import Iterator
 
 from file_identity import WAL_SUFFIXES
+from latecomers import keep_locked
 from protocol import JobError
 from publish_errors import BusyError, ChangedError
 
-#: Seconds for which a new file stays locked, and an empty one before it is replaced. It all holds for whoever needs
-#: less than that from the look whether the file is there to the try to lock it.
+#: Seconds for which a new file stays locked, and an empty one before it is replaced; and at most, while others have
+#: them open. It all holds for whoever needs less than that from the look whether the file is there to the try to lock.
 HOLD_NEW = 0.010
 HOLD_REPLACED = 0.050
+HOLD_AT_MOST = 2.0
+#: The same for the file that was replaced, which is in nobody's way any more. Where it cannot be seen whether others
+#: have it open (it may belong to another user), it stays locked for the second.
+HOLD_ORPHAN_AT_MOST, HOLD_ORPHAN_UNSEEN = 10.0, 0.5
 
 #: What file systems answer that have no hard links.
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
@@ -53,7 +58,8 @@ def put_in_place(new: str, database: str) -> None:
             _require_empty(old, directory, name)
             os.rename(new, name, dst_dir_fd=directory)
             os.fsync(directory)
-            time.sleep(HOLD_NEW)
+            keep_locked(fresh, HOLD_NEW, HOLD_AT_MOST, HOLD_NEW)
+            keep_locked(old, 0.0, HOLD_ORPHAN_AT_MOST, HOLD_ORPHAN_UNSEEN)
 
 
 def look_for_room(database: str) -> None:
@@ -91,7 +97,7 @@ def _link(new: str, fresh: int, directory: int, name: str) -> bool:
         return False
     os.unlink(new)
     os.fsync(directory)
-    time.sleep(HOLD_NEW)
+    keep_locked(fresh, HOLD_NEW, HOLD_AT_MOST, HOLD_NEW)
     return True
 
 

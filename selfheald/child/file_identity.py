@@ -92,13 +92,13 @@ def _now_on(clock: str) -> int:
         os.close(descriptor)
 
 
-def is_open_here(main: Stamp) -> bool:
-    """True if this process has the very file open; found out without opening or closing it."""
+def open_here(main: Stamp) -> Optional[int]:
+    """A descriptor by which this process has the very file open; found without opening or closing the file."""
     for descriptor in range(_DESCRIPTORS):
         try:
             status = os.fstat(descriptor)
         except OSError:
             continue
         if (status.st_dev, status.st_ino) == main[:2]:
-            return True
-    return False
+            return descriptor
+    return None

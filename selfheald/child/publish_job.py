@@ -13,13 +13,13 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import time
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import duckdb
 
 from file_dance import look_for_room, put_in_place
-from file_identity import Identity, is_open_here, wait_for_a_tick
+from file_identity import Identity, open_here, wait_for_a_tick
+from latecomers import keep_locked
 from protocol import JobError
 from publish_errors import BusyError, ChangedError, told_of
 from staging_check import verified_tables
@@ -29,9 +29,9 @@ Job = Mapping[str, Any]
 Emit = Callable[[Dict[str, Any]], None]
 
 STAGING, LIVE = "selfheald_staging", "selfheald_live"
-#: Seconds for which the database stays locked after our checkpoint: DuckDB 2.0 reads a file's headers before it locks
-#: it, so that who read the old ones in the moment before must not get the lock in the moment after.
-HOLD_GRAFTED = 0.010
+#: Seconds for which the database stays locked after our checkpoint, and at most, while others have it open: DuckDB 2.0
+#: reads a file's headers before it locks it, so that who read the old ones before must not get the lock afterwards.
+HOLD_GRAFTED, HOLD_AT_MOST = 0.010, 2.0
 
 
 def publish(job: Job, emit: Emit) -> Dict[str, Any]:
@@ -77,7 +77,7 @@ def _graft(connection: duckdb.DuckDBPyConnection, job: Job, tables: List[Table],
     database = job["database"]
     seen = _quiet(job)
     by_rows = bool(job.get("compare_inputs")) or seen.wal is not None
-    _open_unchanged(connection, database, seen)
+    descriptor = _open_unchanged(connection, database, seen)
     with told_of(database):
         # From here on no statement can read a file, whatever a definition in either database says.
         connection.execute("SET enable_external_access = false")
@@ -90,7 +90,7 @@ def _graft(connection: duckdb.DuckDBPyConnection, job: Job, tables: List[Table],
         _checkpoint(connection)
     except duckdb.Error as error:  # committed all the same: the rows are in the WAL
         emit({"event": "warning", "message": f"the checkpoint after publishing failed: {error}"})
-    time.sleep(HOLD_GRAFTED)
+    keep_locked(descriptor, HOLD_GRAFTED, HOLD_AT_MOST, HOLD_GRAFTED)
     return rows
 
 
@@ -117,8 +117,8 @@ def _usable(path: str) -> None:
         raise JobError("unsafe_path", f"DuckDB cannot use a path with a question mark: {path}", path=path)
 
 
-def _open_unchanged(connection: duckdb.DuckDBPyConnection, database: str, seen: Identity) -> None:
-    """Attach the live database and prove that what DuckDB read of it is what it holds.
+def _open_unchanged(connection: duckdb.DuckDBPyConnection, database: str, seen: Identity) -> int:
+    """Attach the live database, prove that what DuckDB read of it is what it holds, and return DuckDB's descriptor.
 
     DuckDB 2.0 reads the headers, then locks. What another process committed between the two would be overwritten by
     our checkpoint. Opening by itself writes neither to the main file nor to an ordinary WAL (1.0 and 2.0), so if
@@ -131,8 +131,10 @@ def _open_unchanged(connection: duckdb.DuckDBPyConnection, database: str, seen: 
         if Identity.of(database) != seen:  # a file that is being written can look like anything
             raise ChangedError(f"{database} was written while it was opened") from None
         raise
-    if Identity.of(database) != seen or seen.main is None or not is_open_here(seen.main):
+    descriptor = None if seen.main is None else open_here(seen.main)
+    if Identity.of(database) != seen or descriptor is None:
         raise ChangedError(f"{database} was written while it was opened")
+    return descriptor
 
 
 def _still_missing(connection: duckdb.DuckDBPyConnection, tables: List[Table]) -> None:

@@ -1,7 +1,7 @@
 """Publishing, in real child processes: all or nothing, nobody's rows lost, nobody's file in the way.
 
 ``SELFHEALD_TEST_PYTHON`` names the interpreter whose DuckDB publishes and simulates (default: this one), and
-``SELFHEALD_TEST_ROUNDS`` the rounds of each race (default 10).
+``SELFHEALD_TEST_ROUNDS`` the number of kills (default 10). Races with simulators are in the tests of the promises.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import importlib
-import json
 import os
 import resource
 import select
@@ -17,159 +16,15 @@ import shutil
 import stat
 import struct
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fixtures.publishing import CHILD, DEADLINE, DUCK, RUNNER, Duck, House, Talk, make_live
 
-PYTHON = os.environ.get("SELFHEALD_TEST_PYTHON", sys.executable)
 ROUNDS = int(os.environ.get("SELFHEALD_TEST_ROUNDS", "10"))
-CHILD = Path(__file__).parents[2] / "selfheald" / "child"
-DEADLINE = 60.0
-HEAD_START = 0.03
-
-#: Runs SQL for the tests, with the DuckDB under test: opens, executes, closes, for each request.
-DUCK = r"""
-import json, sys, duckdb, os
-print(json.dumps(duckdb.__version__), flush=True)
-for line in sys.stdin:
-    path, statements, then = json.loads(line)
-    try:
-        connection = duckdb.connect(path, config={"threads": 1})
-        for statement in statements:
-            rows = connection.execute(statement).fetchall()
-        if then == "stay":
-            print(json.dumps(["open"]), flush=True)
-            sys.stdin.readline()
-        if then == "crash":
-            print(json.dumps(["crashed"]), flush=True)
-            os._exit(0)
-        connection.close()
-        print(json.dumps(["ok", [list(map(str, row)) for row in rows]]), flush=True)
-    except duckdb.Error as error:
-        print(json.dumps(["error", str(error)]), flush=True)
-        if then == "crash":
-            os._exit(0)
-"""
-
-#: A simulator that opens, inserts, commits and closes from the moment on that it is told, until it succeeds once.
-SIMULATOR = r"""
-import json, sys, time, duckdb
-print("ready", flush=True)
-for line in sys.stdin:
-    path, number, delay = json.loads(line)
-    start, told = time.perf_counter() + delay, "too late"
-    time.sleep(delay)
-    while time.perf_counter() < start + 3 and told is not True:
-        try:
-            connection = duckdb.connect(path, config={"threads": 1})
-            connection.execute("CREATE TABLE IF NOT EXISTS sim(i BIGINT)")
-            connection.execute("INSERT INTO sim VALUES (?)", [number])
-            connection.close()
-            told = True
-        except duckdb.Error as error:
-            told = str(error)
-    print(json.dumps(told), flush=True)
-"""
-
-#: The publishing in a process that can be halted before a named function of the job, or let it fail.
-RUNNER = r"""
-import errno, json, os, sys
-child, what, name = sys.argv[1:]
-sys.path.insert(0, child)
-import duckdb, publish_job
-from protocol import JobError, job_error
-
-def say(event):
-    sys.stdout.write(json.dumps(event) + "\n")
-    sys.stdout.flush()
-
-if what == "no links":
-    def refused(*arguments, **keywords):
-        raise OSError(errno.EPERM, "Operation not permitted")
-    os.link = refused
-elif what != "plain":
-    owner = os if name == "link" else publish_job
-    original = getattr(owner, name)
-    def altered(*arguments, **keywords):
-        if what == "fail":
-            raise duckdb.IOException("Could not write file: No space left on device")
-        say({"event": "paused"})
-        sys.stdin.readline()
-        return original(*arguments, **keywords)
-    setattr(owner, name, altered)
-say({"event": "ready"})
-while True:
-    line = sys.stdin.readline()
-    if not line:
-        break
-    try:
-        say({"event": "result", **publish_job.publish(json.loads(line), say)})
-    except BaseException as error:
-        error = job_error(error)
-        say({"event": "error", "code": error.code, "message": error.message, "path": error.path, "hint": error.hint})
-"""
-
-
-class Talk:
-    """A process that is told lines of JSON and answers with lines of JSON, each within a deadline."""
-
-    def __init__(self, *arguments: str, before: Sequence[str] = (), **options: Any) -> None:
-        self.process = subprocess.Popen(
-            [*before, PYTHON, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, **options
-        )
-        self._buffer = b""
-
-    def tell(self, message: Any) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(message).encode() + b"\n")
-
-    def hear_line(self) -> bytes:
-        assert self.process.stdout is not None
-        until = time.monotonic() + DEADLINE
-        while b"\n" not in self._buffer:
-            ready, _, _ = select.select([self.process.stdout], [], [], max(0.0, until - time.monotonic()))
-            assert ready, f"no answer within {DEADLINE:g} s"
-            data = os.read(self.process.stdout.fileno(), 65536)
-            if not data:
-                return b""
-            self._buffer += data
-        line, self._buffer = self._buffer.split(b"\n", 1)
-        return line
-
-    def hear(self) -> Any:
-        line = self.hear_line()
-        assert line, f"the process ended with {self.process.wait(DEADLINE)}"
-        return json.loads(line)
-
-    def hear_event(self, *names: str) -> dict[str, Any]:
-        while (event := dict(self.hear()))["event"] not in names:
-            pass
-        return event
-
-    def end(self) -> None:
-        self.process.kill()
-        self.process.wait(DEADLINE)
-        for stream in (self.process.stdin, self.process.stdout):
-            if stream is not None:
-                stream.close()
-
-
-class Duck(Talk):
-    """DuckDB of the version under test."""
-
-    def __init__(self) -> None:
-        super().__init__("-c", DUCK)
-        self.version = tuple(int(part) for part in str(self.hear()).split(".")[:2])
-
-    def run(self, path: Path, *statements: str) -> list[list[str]]:
-        self.tell([str(path), statements, "close"])
-        kind, answer = self.hear()
-        assert kind == "ok", answer
-        return list(answer)
 
 
 @pytest.fixture(scope="module")
@@ -193,84 +48,6 @@ def talk() -> Iterator[Callable[..., Talk]]:
         process.end()
 
 
-class House:
-    """A workspace with a staging database and the job to publish it."""
-
-    def __init__(self, folder: Path, duck: Duck) -> None:
-        self.folder, self.duck = folder, duck
-        self.database = folder / "simulation.duckdb"
-        self.wal = folder / "simulation.duckdb.wal"
-        self.staging = folder / ".selfheald" / "staging-x" / "simulation.duckdb"
-        self.staging.parent.mkdir(parents=True, exist_ok=True)
-        self.job: dict[str, Any] = {
-            "job": "publish",
-            "staging": str(self.staging),
-            "database": str(self.database),
-            "mode": "create",
-            "tables": [],
-            "inputs": [],
-            "identity": None,
-            "storage_version": "v1.0.0",
-            "log_file": str(folder / "publish.log"),
-        }
-
-    def build(self, *statements: str) -> None:
-        """What dbt would have done."""
-        self.duck.run(self.staging, *statements)
-
-    def live(self, *statements: str) -> list[list[str]]:
-        return self.duck.run(self.database, *statements)
-
-    def want(self, name: str, *columns: str, schema: str = "main", **more: Any) -> None:
-        listed = [[*column.split(" ", 1), None][:2] for column in columns]
-        self.job["tables"].append(
-            {"schema": schema, "name": name, "columns": listed, "contract": False, "seed": None, **more}
-        )
-
-    def graft(self, *inputs: str) -> None:
-        """From here on the job is to add to the database as it is now."""
-        self.job.update(
-            mode="graft", identity=self.identity(), inputs=[{"schema": "main", "name": name} for name in inputs]
-        )
-
-    def identity(self) -> dict[str, Any]:
-        main = self.database.stat()
-        record: dict[str, Any] = {"device": main.st_dev, "inode": main.st_ino, **_times(main), "wal": None}
-        if self.wal.exists():
-            record["wal"] = _times(self.wal.stat())
-        return record
-
-    def start(self, **options: Any) -> Talk:
-        """The real child, at work."""
-        child = Talk(str(CHILD), "publish", stderr=subprocess.DEVNULL, start_new_session=True, **options)
-        child.tell(self.job)
-        return child
-
-    def publish(self, **options: Any) -> dict[str, Any]:
-        """What the real child answers."""
-        child = self.start(**options)
-        try:
-            return child.hear_event("result", "error")
-        finally:
-            child.end()
-
-    def published(self) -> dict[str, int]:
-        answer = self.publish()
-        assert answer.get("outcome") == "published", answer
-        return dict(answer["rows"])
-
-    def tables(self) -> set[str]:
-        rows = self.live("SELECT schema_name || '.' || table_name FROM duckdb_tables()")
-        return {name for (name,) in rows}
-
-    def digest(self, table: str) -> list[str]:
-        return self.live(f"SELECT count(*), sum(hash(t)::HUGEINT), bit_xor(hash(t)) FROM {table} t")[0]
-
-
-def _times(status: os.stat_result) -> dict[str, int]:
-    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "ctime_ns": status.st_ctime_ns}
-
-
 @pytest.fixture
 def house(tmp_path: Path, duck: Duck) -> House:
     return House(tmp_path, duck)
@@ -285,10 +62,6 @@ def simple(house: House) -> House:
     )
     house.want("new", "j")
     return house
-
-
-def make_live(house: House) -> None:
-    house.live("CREATE TABLE old AS SELECT range i, 'r' || range s FROM range(1000)")
 
 
 # --- what is verified
@@ -989,78 +762,7 @@ def test_failures_of_duckdb_have_stable_codes(monkeypatch: pytest.MonkeyPatch, m
     assert (raised.value.code, raised.value.path) == (code, "/a/b")  # type: ignore[attr-defined]
 
 
-# --- races and kills
-
-
-@pytest.mark.parametrize(
-    ("mode", "gate", "spread"),
-    [
-        ("create", "put_in_place", 0.04),
-        ("replace", "put_in_place", 0.10),
-        ("graft", "_quiet", 0.15),
-        ("graft", "_open_unchanged", 0.15),
-    ],
-)
-@pytest.mark.timeout(60 + 2 * ROUNDS)
-def test_no_commit_is_lost_beside_publishing(
-    tmp_path: Path, duck: Duck, talk: Callable[..., Talk], mode: str, gate: str, spread: float
-) -> None:
-    """A simulator opens, inserts, commits and closes at the very moment; what it was told is committed stays.
-
-    Each round holds the publishing at ``gate``, then lets both go, first one and then the other ahead: the simulator
-    by up to ``HEAD_START`` seconds, the publishing by up to ``spread``.
-    """
-    model = House(tmp_path / "model", duck)
-    model.build(
-        "CREATE TABLE old AS SELECT range i, 'r' || range s FROM range(1000)",
-        "CREATE TABLE new AS SELECT i FROM old",
-    )
-    make_live(model)
-    runner = talk("-c", RUNNER, str(CHILD), "pause", gate)
-    runner.hear_event("ready")
-    simulator = talk("-c", SIMULATOR)
-    assert simulator.hear_line() == b"ready"
-    seen = {"acknowledged": 0, "published": 0, "changed": 0, "busy": 0, "overwritten": 0}
-    lost: list[int] = []
-    for number in range(ROUNDS):
-        house = House(tmp_path / str(number), duck)
-        shutil.copy(model.staging, house.staging)
-        house.want("new", "i")
-        if mode == "graft":
-            shutil.copy(model.database, house.database)
-            house.graft("old")
-        elif mode == "replace":
-            house.database.touch()
-        runner.tell(house.job)
-        runner.hear_event("paused")
-        lead = HEAD_START - (HEAD_START + spread) * number / ROUNDS
-        simulator.tell([str(house.database), number, 2.0 if number == ROUNDS - 1 else max(0.0, -lead)])
-        time.sleep(max(0.0, lead))
-        runner.tell("go on")
-        outcome = runner.hear_event("result", "error")
-        acknowledged = simulator.hear() is True
-        assert "outcome" in outcome, outcome
-        seen[outcome["outcome"]] += 1
-        seen["acknowledged"] += acknowledged
-        if not house.database.exists() or house.database.stat().st_size == 0:
-            assert outcome["outcome"] == "busy"  # its lock, taken to find that the file is empty, was in the way
-            assert not acknowledged
-            continue
-        tables = house.tables()
-        if acknowledged and ("main.sim" not in tables or house.live("SELECT i FROM sim") != [[str(number)]]):
-            lost.append(number)
-        if mode == "graft":
-            assert house.live("SELECT count(*) FROM old") == [["1000"]]
-        if "main.new" in tables:
-            assert house.live("SELECT count(*) FROM new") == [["1000"]]
-        elif outcome["outcome"] == "published":  # by a simulator that was told before that there is no file
-            seen["overwritten"] += 1
-        shutil.rmtree(house.folder)
-    print(f"{mode} at {gate}: {ROUNDS} rounds: {seen}, lost: {lost}")
-    assert lost == []
-    assert seen["overwritten"] <= ROUNDS // 10
-    assert seen["published"] > 0
-    assert seen["acknowledged"] > ROUNDS // 2
+# --- kills
 
 
 @pytest.mark.parametrize(("mode", "index"), [("create", False), ("replace", False), ("graft", False), ("graft", True)])

@@ -45,7 +45,7 @@ def dance(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The real module; what a test puts in the place of ``os``, ``fcntl`` and ``time`` is taken out again."""
     monkeypatch.syspath_prepend(str(CHILD))
     module = importlib.import_module("file_dance")
-    for name in ("os", "fcntl", "time"):
+    for name in ("os", "fcntl", "time", "keep_locked"):
         monkeypatch.setattr(module, name, getattr(module, name))
     return module
 
@@ -71,6 +71,8 @@ def every_way(
             world.names[DATABASE] = world.new_inode(Inode(there, synced=True))
         system = System(world, choices, **(options or {}))
         dance.os, dance.fcntl, dance.time = system.os, system.fcntl, system.time  # type: ignore[attr-defined]
+        # As where the system does not tell who has a file open: the shortest time for which the lock is kept.
+        dance.keep_locked = lambda _, least, most, unseen: system.time.sleep(least or unseen)  # type: ignore[attr-defined]
         published = False
         try:
             with contextlib.suppress(changed.BusyError, changed.ChangedError, failed.JobError):

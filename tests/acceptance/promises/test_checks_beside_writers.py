@@ -1,0 +1,320 @@
+"""Promise 2: a check is never in the way of whoever writes, and never wrong.
+
+A writer creates, replaces, drops, checkpoints, closes and opens again, and tells when which tables were there. Each
+reading that is certain must be what was there at some moment between its beginning and its end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fixtures.figures import Figures, scaled
+from fixtures.processes import ROOT
+from processes import DEADLINE, NAME, Daemon, Selfheald, lock_on, members, wait_for
+
+PINNED = os.environ.get("SELFHEALD_TEST_PINNED", "")
+PYTHONS = {"2": sys.executable, "1": PINNED}
+WAL_SUFFIXES = (".wal", ".wal.checkpoint", ".wal.recovery")
+
+#: Writes until its standard input ends. Each line of its log: when a change began and ended, and what there was then.
+WRITER = r"""
+import duckdb, json, os, random, select, sys, time
+
+path, log, seed, options = sys.argv[1:]
+chance, turn, touched, failures, state = random.Random(int(seed)), 0, 0, [], []
+log = open(log, "w")
+
+def family():
+    found = []
+    for suffix in ("", ".wal", ".wal.checkpoint", ".wal.recovery"):
+        try:
+            is_ = os.stat(path + suffix)
+            found.append((is_.st_ino, is_.st_mode, is_.st_size, is_.st_mtime_ns, is_.st_ctime_ns))
+        except FileNotFoundError:
+            found.append(None)
+    return found
+
+def changing(change, *arguments):
+    "What only this process changes is as it was left; then it is changed."
+    global touched, left
+    touched += left is not None and family() != left
+    begun = time.monotonic_ns()
+    change(*arguments)
+    ended = time.monotonic_ns()
+    left = family()
+    return begun, ended
+
+def commit(change, *arguments):
+    begun, ended = changing(change, *arguments)
+    log.write(json.dumps([begun, ended, state]) + "\n")
+
+def made():
+    "A new database of the next generation, in place of the old one."
+    new = path + ".new"
+    connection = duckdb.connect(":memory:", config={"threads": 1})
+    connection.execute(f"ATTACH '{new}' AS made {options}")
+    connection.execute(f"CREATE TABLE made.gen_{turn}(c{turn} INTEGER); CREATE TABLE made.many(a INTEGER, b VARCHAR)")
+    connection.close()
+    assert not os.path.exists(new + ".wal")
+    return new
+
+def step(connection):
+    global turn, state
+    before, turn = turn, turn + 1
+    state = [[f"gen_{turn}", [f"c{turn}"]], ["many", ["a", "b"]]]
+    if turn % 3 == 0:
+        state = [*state, ["pair_one", ["a"]], ["pair_two", ["a"]]]
+    pairs = "".join(
+        f"CREATE TABLE pair_{name}(a INTEGER);" if turn % 3 == 0 else f"DROP TABLE IF EXISTS pair_{name};"
+        for name in ("one", "two")
+    )
+    commit(connection.execute,
+           f"BEGIN; CREATE TABLE gen_{turn}(c{turn} INTEGER); DROP TABLE gen_{before}; {pairs} COMMIT")
+    what = chance.randrange(5)
+    if what == 0:
+        changing(connection.execute, "INSERT INTO many SELECT range, 'x' || range FROM range(2000)")
+    elif what == 1:
+        changing(connection.execute, "CREATE OR REPLACE TABLE many(a INTEGER, b VARCHAR)")
+    elif what == 2:
+        changing(connection.execute, "CHECKPOINT")
+
+left, state = None, [["gen_0", ["c0"]], ["many", ["a", "b"]]]
+commit(os.replace, made(), path)
+print("ready", flush=True)
+opened = 0
+while not select.select([0], [], [], 0)[0]:
+    try:
+        box = []
+        changing(lambda: box.append(duckdb.connect(path, config={"threads": 1})))
+        opened += 1
+        [connection] = box
+        for _ in range(chance.randrange(6)):
+            step(connection)
+        if chance.random() < 0.02:
+            time.sleep(1.2)  # open and quiet
+            step(connection)
+        changing(connection.close)
+        del connection, box
+        time.sleep(chance.choice([0, 0, 0.002, 0.03, 0.06]))
+        if chance.random() < 0.2:
+            turn += 1
+            state = [[f"gen_{turn}", [f"c{turn}"]], ["many", ["a", "b"]]]
+            commit(os.replace, made(), path)
+    except Exception as error:
+        failures.append(repr(error))
+        if len(failures) > 20:
+            break
+log.close()
+print(json.dumps({"version": duckdb.__version__, "turns": turn, "opened": opened, "touched": touched,
+                  "failures": failures}), flush=True)
+"""
+
+#: Checks so many times. Each line of its log: when it began and ended, whether it is certain, and what was seen.
+CHECKER = r"""
+import json, os, sys, time
+from pathlib import Path
+from selfheald.catalog_reader import read_database
+import duckdb, fsspec
+
+path, log, count, user = sys.argv[1:]
+log = open(log, "w")
+if user != "same":
+    os.setgroups([]); os.setgid(int(user)); os.setuid(int(user))
+print("ready", flush=True)
+for _ in range(int(count)):
+    begun = time.monotonic_ns()
+    reading = read_database(Path(path))
+    ended = time.monotonic_ns()
+    state = [[item.name, [name for name, _ in item.columns]] for item in reading.relations]
+    error = None if reading.error is None else [reading.error.code, reading.error.message]
+    log.write(json.dumps([begun, ended, reading.certain, error, state, reading.holder and reading.holder.pid]) + "\n")
+log.close()
+print(duckdb.__version__, flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def started(python: str, code: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """A script that runs when the body begins; killed in the end if it still does."""
+    with subprocess.Popen(
+        [python, "-c", code, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+    ) as process:
+        try:
+            assert hear(process) == "ready"
+            yield process
+        finally:
+            process.kill()
+
+
+def hear(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def stopped(process: subprocess.Popen[str]) -> Any:
+    """Its last words, once it has been told to stop."""
+    assert process.stdin is not None
+    process.stdin.close()
+    return json.loads(hear(process))
+
+
+@dataclass
+class Watch:
+    """What a process does to a database, seen from outside while it runs."""
+
+    database: Path
+    pid: int
+    looks: int = 0
+    opened: int = 0
+    for_writing: list[str] = field(default_factory=list)
+    locks: list[str] = field(default_factory=list)
+    holders: set[int] = field(default_factory=set)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        done = threading.Event()
+
+        def look() -> None:
+            while not done.wait(0.003):
+                self.look()
+
+        thread = threading.Thread(target=look)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+    def look(self) -> None:
+        self.looks += 1
+        with suppress(OSError):
+            for link in Path(f"/proc/{self.pid}/fd").iterdir():
+                with suppress(OSError):
+                    target = os.readlink(link)
+                    if target.startswith(str(self.database)):
+                        flags = Path(f"/proc/{self.pid}/fdinfo/{link.name}").read_text().split("flags:")[1].split()[0]
+                        self.opened += 1
+                        if int(flags, 8) & os.O_ACCMODE != os.O_RDONLY:
+                            self.for_writing.append(target)
+        for line in Path("/proc/locks").read_text().splitlines():
+            fields = line.replace("-> ", "").split()
+            if fields[4] == str(self.pid):
+                self.locks.append(line)
+        found = lock_on(self.database)
+        if found is not None:
+            self.holders.add(found[1])
+
+
+class History:
+    """What a writer did: each state with the moments between which it came, and those between which it went."""
+
+    def __init__(self, log: Path) -> None:
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        self._began = [begun for begun, _, _ in lines]
+        self._ended = [ended for _, ended, _ in lines]
+        self._states = [sorted(state) for _, _, state in lines]
+
+    def agrees(self, state: list[Any], begun: int, ended: int) -> bool:
+        """True if this was the state at a moment between the two."""
+        last = bisect_right(self._began, ended) - 1
+        for number in range(last, -1, -1):
+            is_last = number + 1 == len(self._states)
+            if not is_last and self._ended[number + 1] < begun:
+                return False
+            if self._states[number] == sorted(state):
+                return True
+        return False
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder to which every user finds the way."""
+    path = Path(tempfile.mkdtemp(prefix="selfheald-test-", dir=os.path.realpath(tempfile.gettempdir())))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.mark.promise(2)
+@pytest.mark.soak
+@pytest.mark.timeout(scaled(120, 3600))
+@pytest.mark.parametrize(
+    ("checker", "writer", "user", "count"),
+    [
+        ("2", "2", "same", scaled(150, 10_000)),
+        ("1", "1", "same", scaled(150, 10_000)),
+        ("2", "1", "nobody", scaled(100, 3_000)),
+        ("1", "2", "nobody", scaled(100, 3_000)),
+    ],
+)
+def test_checks_beside_a_writer(
+    folder: Path, tmp_path: Path, figures: Figures, checker: str, writer: str, user: str, count: int
+) -> None:
+    """In two cases the checker is a user who may only read, so that whatever else it tried would be refused."""
+    if "1" in (checker, writer) and not PINNED:
+        pytest.skip("needs SELFHEALD_TEST_PINNED, the Python of the pinned environment")
+    if user == "nobody" and os.geteuid() != 0:
+        pytest.skip("needs to be root to become another user")
+    beside(folder, tmp_path, figures, checker, writer, "65534" if user == "nobody" else "same", count)
+
+
+def beside(
+    folder: Path, logs: Path, figures: Figures, checker: str, writer: str, user: str, count: int, where: str = ""
+) -> None:
+    database = folder / NAME
+    options = "(STORAGE_VERSION 'v1.0.0')" if writer == "2" and checker == "1" else ""
+    with started(PYTHONS[writer], WRITER, database, logs / "writer", 1, options) as writing:
+        with started(PYTHONS[checker], CHECKER, database, logs / "checker", count, user) as checking:
+            watch = Watch(database, checking.pid)
+            with watch.kept():
+                version = hear(checking)
+        assert version, "the checker died"
+        told = stopped(writing)
+    history, seen, wrong = History(logs / "writer"), Counter[str](), []
+    for line in (logs / "checker").read_text().splitlines():
+        begun, ended, certain, error, state, holder = json.loads(line)
+        seen["certain" if certain else "uncertain"] += 1
+        seen["certain, while the writer had it open"] += certain and holder == writing.pid
+        if certain and (error is not None or not history.agrees(state, begun, ended)):
+            wrong.append(line)
+        if holder not in (None, writing.pid):
+            wrong.append(line)
+    figures.tell(
+        2,
+        f"checks by DuckDB {version} beside a writer of {told['version']}{where}",
+        tried=count,
+        survived=count - len(wrong),
+        lost=len(told["failures"]) + told["touched"],
+        wrong=len(wrong) + len(watch.for_writing) + len(watch.locks),
+        note=f"{seen['certain']} certain; {told['turns']} states; the writer opened it {told['opened']} times",
+    )
+    print(seen, told, watch.looks, watch.opened)
+    assert wrong == []
+    assert told["failures"] == []
+    assert told["touched"] == 0
+    assert (watch.for_writing, watch.locks) == ([], [])
+    assert watch.holders <= {writing.pid}
+    assert watch.opened > 0
+    assert seen["certain"] > count // 20
+    assert told["turns"] > 3
