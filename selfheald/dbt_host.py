@@ -29,6 +29,8 @@ CHILD = Path(__file__).with_name("child")
 MAX_EVENT_BYTES = 64 << 20
 #: Seconds that a child that has told its result may take to end (DuckDB writes its checkpoint then).
 EXIT_SECONDS = 30.0
+#: Seconds after the time limit at which a child ends by itself, if its parent was stopped and so could not kill it.
+OVERTIME_SECONDS = 5.0
 
 #: What starting a process may lack for a while.
 _EXHAUSTED = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
@@ -59,7 +61,7 @@ async def run_job(
     process = await _start(str(job["job"]), log_file, python, environment, locks)
     try:
         with anyio.fail_after(timeout):
-            result = await _converse(process, job, on_event)
+            result = await _converse(process, {**job, "time_limit": timeout + OVERTIME_SECONDS}, on_event)
             with anyio.fail_after(EXIT_SECONDS):
                 await process.wait()
     except TimeoutError:

@@ -67,27 +67,29 @@ def clean_leftovers(database: Database) -> list[Path]:
         if entry.name.startswith(_PREFIX) and entry.is_dir(follow_symlinks=False) and _is_free(entry.path):
             shutil.rmtree(entry.path, ignore_errors=True)
             removed.append(Path(entry.path))
-    temporary = (
-        f".{database.path.name}.ready.",
-        f".{database.path.name}.status.",
-        f".{database.path.name}.history.",
-    )
     for folder in (database.folder, database.private):
         for entry in list(os.scandir(folder)):
-            if entry.name.startswith(temporary) and entry.name.endswith(".tmp"):
+            if _is_temporary(entry.name, database):
                 with suppress(OSError):
                     os.unlink(entry.path)
                     removed.append(Path(entry.path))
     return removed
 
 
+def _is_temporary(name: str, database: Database) -> bool:
+    """True for what a marker, status or history is before it gets its name."""
+    begins = tuple(f".{database.path.name}.{kind}." for kind in ("ready", "status", "history"))
+    return name.startswith(begins) and name.endswith(".tmp")
+
+
 def has_leftovers(database: Database) -> bool:
-    """True if a staging folder lies there: in use, or left by a process that was killed."""
+    """True if a staging folder or temporary file lies there: in use, or left by a process that was killed."""
     try:
-        with os.scandir(database.private) as listing:
-            return any(entry.name.startswith(_PREFIX) for entry in listing)
+        with os.scandir(database.private) as private, os.scandir(database.folder) as folder:
+            names = [entry.name for listing in (private, folder) for entry in listing]
     except OSError:
         return False
+    return any(name.startswith(_PREFIX) or _is_temporary(name, database) for name in names)
 
 
 def require_space(folder: Path, *, minimum: int, staging_bytes: int) -> None:
