@@ -26,7 +26,9 @@ from selfheald.initialization import (
     in_stoppable_thread,
     initialize,
     inspect,
+    is_adoptable,
     is_fresh,
+    put_status_right,
 )
 from selfheald.initialization_state import InitializationResult, InitializationState, RequiredTable
 from selfheald.locks import Holder
@@ -104,8 +106,10 @@ class AutoInitializer:
                 found = await self._inspect(tools, status)
                 if found.check.complete and found.reading.certain and is_fresh(self.database, found.plan):
                     return result("nothing_to_do")
-                if adopt(self.database, found, answers=None):
-                    return result("adopted")
+                if is_adoptable(found):
+                    put_status_right(status)
+                    if adopt(self.database, found, answers=None):
+                        return result("adopted")
                 if not found.check.complete:
                     made = await self._initialize(tools, status, found)
                     if made is not None:

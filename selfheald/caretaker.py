@@ -30,6 +30,7 @@ from selfheald.initialization import (
     inspect,
     is_fresh,
     look,
+    put_status_right,
 )
 from selfheald.initialization_state import InitializationState, iso_time
 from selfheald.locks import DatabaseLock, Holder
@@ -38,7 +39,6 @@ from selfheald.marker import (
     Status,
     finish_request,
     has_request,
-    read_status,
     remove_marker,
     take_request,
     waiting_request,
@@ -258,19 +258,7 @@ class Caretaker:
             self._enqueue(case)
 
     def _adopt(self, case: Case, found: Inspection) -> None:
-        status = read_status(case.database)
-        if status is not None and status.get("state") != InitializationState.COMPLETED.value:
-            # A status that says otherwise is put right. The marker comes last: whoever sees it finds the status true.
-            case.status.end("check_tables")
-            case.status.show(
-                state=InitializationState.COMPLETED.value,
-                reason=None,
-                queue_position=None,
-                holder=None,
-                error=None,
-                next_attempt_at=None,
-                completed_at=iso_time(time.time()),
-            )
+        put_status_right(case.status)
         if not adopt(case.database, found, answers=case.status.record["answers"]):
             self._put(case, anyio.current_time() + BUSY_SECONDS[0])
             return
@@ -357,16 +345,17 @@ class Caretaker:
         case.status = Status(case.database)
 
     def _clean(self, case: Case) -> None:
-        """Once after the start: remove what a killed initialization left, if nobody is at work there now."""
-        case.cleaned = True
+        """Once after the start: remove what a killed initialization left, as soon as nobody is at work there."""
         if has_leftovers(case.database):
             lock = DatabaseLock(case.database.lock)
-            if lock.acquire():
-                try:
-                    for leftover in clean_leftovers(case.database):
-                        event_log("leftover_removed", f"removed {leftover.name}", database=str(case.database))
-                finally:
-                    lock.release()
+            if not lock.acquire():
+                return
+            try:
+                for leftover in clean_leftovers(case.database):
+                    event_log("leftover_removed", f"removed {leftover.name}", database=str(case.database))
+            finally:
+                lock.release()
+        case.cleaned = True
 
     async def _read(self, path: Path) -> Reading:
         return await anyio.to_thread.run_sync(read_database, path, limiter=self._threads)

@@ -40,7 +40,7 @@ def read_in_child(path: Path, timeout: float = 30.0, stop: threading.Event | Non
 
     The holder of a lock is told also where that is the calling process itself. After ``timeout`` seconds, or when
     ``stop`` is set, the child is killed, and the reading has the error ``timeout`` or ``interrupted``; a child that
-    dies gives ``check_crashed``, which does count (``certain``).
+    crashes gives ``check_crashed``, which does count (``certain``), and one that somebody kills ``interrupted``.
     """
     started, began = time.time(), time.monotonic()
     try:
@@ -71,8 +71,8 @@ def copy_in_child(
     ``folder`` is the one that ``target`` lies in, held open, so that nobody can send the copies elsewhere.
 
     Blocks; to be called in a worker thread, where setting ``stop`` ends it within 0.1 s (``interrupted``). Raises
-    what ``copy_tables`` raises, :class:`InitializationTimeoutError`, or ``check_crashed``. After a kill an
-    unfinished ``target`` can be left behind.
+    what ``copy_tables`` raises, :class:`InitializationTimeoutError`, ``check_crashed``, or ``interrupted`` where
+    somebody killed the child. After a kill an unfinished ``target`` can be left behind.
     """
     job = {
         "source": os.fspath(source),
@@ -179,6 +179,13 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def _crashed(returncode: int, said: str) -> InitializationError:
+    if returncode == -signal.SIGKILL:
+        # No file makes its reader do that: it was a person, or the kernel for want of memory.
+        return InitializationError(
+            "The process that read the database was killed by SIGKILL",
+            code="interrupted",
+            hint="If it happens again, look for the kernel's out-of-memory killer (journalctl -k).",
+        )
     if returncode < 0:
         try:
             name = signal.Signals(-returncode).name

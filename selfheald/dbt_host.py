@@ -31,6 +31,8 @@ CHILD = Path(__file__).with_name("child")
 MAX_EVENT_BYTES = 64 << 20
 #: Seconds that a child that has told its result may take to end (DuckDB writes its checkpoint then).
 EXIT_SECONDS = 30.0
+#: Seconds after the time limit at which a child ends by itself, if its parent was stopped and so could not kill it.
+OVERTIME_SECONDS = 5.0
 
 #: What starting a process may lack for a while.
 _EXHAUSTED = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
@@ -67,7 +69,8 @@ async def run_job(
     process = await _start(str(job["job"]), Path(_renamed(str(log_file), fixed)), python, environment, held)
     try:
         with anyio.fail_after(timeout):
-            result = await _converse(process, _renamed(job, fixed), lambda event: on_event(_renamed(event, named)))
+            told = {**_renamed(job, fixed), "time_limit": timeout + OVERTIME_SECONDS}
+            result = await _converse(process, told, lambda event: on_event(_renamed(event, named)))
             result = dict(_renamed(result, named))
             with anyio.fail_after(EXIT_SECONDS):
                 await process.wait()

@@ -18,9 +18,9 @@ from selfheald.client import valid_marker
 from selfheald.config import Config
 from selfheald.dbt_host import run_job
 from selfheald.errors import ConcurrentInitializationError, InitializationError, from_os_error
-from selfheald.initialization_state import InitializationResult
+from selfheald.initialization_state import InitializationResult, InitializationState, iso_time
 from selfheald.locks import DatabaseLock, Holder
-from selfheald.marker import Status, log_folder, outlived_a_tick, remove_marker, write_marker
+from selfheald.marker import Status, log_folder, outlived_a_tick, read_status, remove_marker, write_marker
 from selfheald.plan import Plan, Work, find_work
 from selfheald.planner import Planner, Settings
 from selfheald.staging import Staging, clean_leftovers, open_staging, require_space
@@ -141,14 +141,42 @@ def is_fresh(database: Database, plan: Plan) -> bool:
     return marker is not None and marker.get("fingerprint") == plan.fingerprint
 
 
-def adopt(database: Database, found: Inspection, *, answers: str | None, initialized_at: float | None = None) -> bool:
-    """Write the marker of a database that is complete; False if it changed meanwhile, or only just before."""
+def is_adoptable(found: Inspection) -> bool:
+    """True if the database is complete, and has not been written just before it was read."""
     identity = found.reading.identity
     return (
         found.check.complete
         and found.reading.certain
         and identity is not None
         and outlived_a_tick(identity, found.reading.read_at)
+    )
+
+
+def put_status_right(status: Status) -> None:
+    """Of a database that is complete: let a status on disk that says otherwise say so too.
+
+    To be called before :func:`adopt`, since the marker comes last: whoever sees it finds the status true.
+    """
+    told = read_status(status.database)
+    if told is not None and told.get("state") != InitializationState.COMPLETED.value:
+        status.end("check_tables")
+        status.show(
+            state=InitializationState.COMPLETED.value,
+            reason=None,
+            queue_position=None,
+            holder=None,
+            error=None,
+            next_attempt_at=None,
+            completed_at=iso_time(time.time()),
+        )
+
+
+def adopt(database: Database, found: Inspection, *, answers: str | None, initialized_at: float | None = None) -> bool:
+    """Write the marker of a database that is complete; False if it changed meanwhile, or only just before."""
+    identity = found.reading.identity
+    return (
+        is_adoptable(found)
+        and identity is not None
         and write_marker(
             database,
             identity,
@@ -186,9 +214,13 @@ class _Initialization:
             attempt.log("leftover_removed", f"removed what a killed initialization left: {leftover.name}")
         attempt.begin("check_tables")
         found = await self._inspect()
-        if adopt(self.database, found, answers=attempt.status.record["answers"]):
+        if is_adoptable(found):
             attempt.end("check_tables")
-            return attempt.completed("adopted")
+            # The marker comes last: whoever sees it, also after a kill in between, finds the status complete.
+            result = attempt.completed("adopted")
+            if not adopt(self.database, found, answers=attempt.status.record["answers"]):
+                raise StartOverError
+            return result
         self._require_idle(found)
         attempt.end("check_tables")
         work = find_work(found.plan, found.check.missing, existing_tables(found.reading))

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import tempfile
@@ -22,6 +23,7 @@ import anyio.to_thread
 from selfheald.config import Config, child_environment, render
 from selfheald.dbt_host import run_job
 from selfheald.errors import InitializationError, InitializationTimeoutError, from_os_error
+from selfheald.locks import DatabaseLock
 from selfheald.plan import Plan, make_plan, plan_from_json
 from selfheald.project import Fingerprints
 from selfheald.workspace import Database, write_atomically
@@ -36,6 +38,10 @@ VARS_SECONDS = 30.0
 VARS_FRESH_SECONDS = 60.0
 #: Seconds that a parse may take where dbt.timeout is shorter: a project is parsed once, not for each database.
 PARSE_SECONDS = 300.0
+#: Seconds after which a temporary file was left by a process that was killed: writing one takes a moment.
+TEMPORARY_SECONDS = 3600.0
+
+_SCRATCH = "parse-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +175,8 @@ class Planner:
             raise copy.copy(failed[1])  # whoever catches it adds the path of his own database
         self.announce("Reading the dbt project…")
         try:
-            with self._scratch() as (folder, keep):
+            with self._scratch() as (folder, lock):
+                keep = lock is not None
                 log_folder = (self._folder if keep else folder) / "logs"
                 log_folder.mkdir(exist_ok=True)
                 answer = await run_job(
@@ -186,6 +193,7 @@ class Planner:
                     python=settings.python,
                     environment=settings.environment,
                     timeout=max(self.config.dbt.timeout, PARSE_SECONDS),
+                    locks=() if lock is None else (lock.fileno(),),
                 )
                 plan = make_plan(
                     answer,
@@ -206,17 +214,24 @@ class Planner:
         return plan
 
     @contextmanager
-    def _scratch(self) -> Iterator[tuple[Path, bool]]:
-        """A private folder for a parse, and whether the plan cache can be written."""
+    def _scratch(self) -> Iterator[tuple[Path, DatabaseLock | None]]:
+        """A private folder for a parse, and the lock that marks it as used; none if the plan cache can't be written."""
+        lock = DatabaseLock(self._folder / f"{_SCRATCH}{secrets.token_hex(6)}.lock")
+        folder = lock.path.with_suffix("")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            folder, keep = Path(tempfile.mkdtemp(prefix="parse-", dir=self._folder)), True
-        except OSError:
+            _clean_cache(self._folder)
+            lock.acquire()
+            folder.mkdir(0o700)
+            keep = True
+        except (OSError, InitializationError):
             folder, keep = Path(tempfile.mkdtemp(prefix="selfheald-")), False
         try:
-            yield folder, keep
+            yield folder, lock if keep else None
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+            if lock.acquired:
+                _give_up(lock)
 
     def _keep(self, plan: Plan) -> None:
         """Write the plan to the cache, which holds the latest few."""
@@ -269,6 +284,26 @@ async def _ask_for_variables(
             "dbt.vars_command did not print a JSON object", code="config_invalid", path=command[0], hint=hint
         )
     return variables
+
+
+def _clean_cache(plans: Path) -> None:
+    """Remove what killed processes left: the folder of a parse nobody holds the lock of, and old temporary files."""
+    for path in plans.glob(f"{_SCRATCH}*.lock"):
+        lock = DatabaseLock(path)
+        if lock.acquire():
+            shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+            _give_up(lock)
+    for path in plans.glob(".*"):
+        with suppress(OSError):
+            if time.time() - path.lstat().st_mtime > TEMPORARY_SECONDS:
+                path.unlink()
+
+
+def _give_up(lock: DatabaseLock) -> None:
+    """Of a lock whose file has a name of its own: nobody else will want it, so it need not stay."""
+    with suppress(OSError):
+        lock.path.unlink(missing_ok=True)
+    lock.release()
 
 
 def _name(fingerprint: str, project_dir: object) -> str:

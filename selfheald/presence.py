@@ -19,7 +19,7 @@ from selfheald.locks import DatabaseLock, held
 from selfheald.marker import installed_version
 from selfheald.workspace import PRIVATE_FOLDER, write_atomically
 
-LOCK = "daemon.lock"
+LOCK, RECORD = "daemon.lock", "daemon.json"
 #: Seconds for which a lock may be refused: a client that asks who watches holds it for an instant.
 PATIENCE_SECONDS = 0.5
 
@@ -73,9 +73,7 @@ class Presence:
                 "started_at": iso_time(self.started_at),
             }
             try:
-                write_atomically(
-                    root / PRIVATE_FOLDER / "daemon.json", json.dumps(record, indent=1) + "\n", durable=False
-                )
+                write_atomically(root / PRIVATE_FOLDER / RECORD, json.dumps(record, indent=1) + "\n", durable=False)
             except InitializationError:
                 continue  # a root that vanished while we run is told of elsewhere
 
@@ -109,7 +107,7 @@ def claim(roots: Sequence[Path], database: str, exclude: Sequence[str], attempts
 
 def daemon_record(root: Path) -> dict[str, Any]:
     """The daemon of a root as ``status --json`` shows it; its state is ``down`` if nobody holds the lock."""
-    record = read_record(root / PRIVATE_FOLDER / "daemon.json") or {}
+    record = read_record(root / PRIVATE_FOLDER / RECORD) or {}
     alive = held(root / PRIVATE_FOLDER / LOCK)
     return {
         "root": str(root),
@@ -132,6 +130,8 @@ def _claimed(root: Path) -> DatabaseLock:
     lock = DatabaseLock(root / PRIVATE_FOLDER / LOCK)
     if not lock.acquire(PATIENCE_SECONDS):
         raise _taken(root, root)
+    for left in (root / PRIVATE_FOLDER).glob(f".{RECORD}.*.tmp"):  # of a daemon that was killed while it wrote it
+        left.unlink(missing_ok=True)
     return lock
 
 
@@ -143,7 +143,7 @@ def _is_at(lock: DatabaseLock) -> bool:
 
 
 def _taken(root: Path, by: Path) -> InitializationError:
-    other = read_record(by / PRIVATE_FOLDER / "daemon.json") or {}
+    other = read_record(by / PRIVATE_FOLDER / RECORD) or {}
     return InitializationError(
         f"another daemon (PID {other.get('pid', 'unknown')} on {other.get('host', 'unknown')}) watches {by} already",
         code="concurrent_initialization",

@@ -81,12 +81,11 @@ def clean_leftovers(database: Database) -> list[Path]:
     Only called under the database's lock, so that no other process is just making one. Returns what was removed.
     """
     removed: list[Path] = []
-    temporary = tuple(f".{database.path.name}.{what}." for what in ("ready", "status", "history"))
     for folder in (database.folder, database.private):
         with suppress(OSError, InitializationError), open_folder(folder) as handle:
             for name in os.listdir(handle):
                 with suppress(OSError):
-                    if name.startswith(temporary) and name.endswith(".tmp"):
+                    if _is_temporary(name, database):
                         os.unlink(name, dir_fd=handle)
                     elif folder == database.private and name.startswith(_PREFIX) and _is_folder(name, handle):
                         _remove_free(name, handle)
@@ -110,13 +109,22 @@ def _is_folder(name: str, folder: int) -> bool:
     return stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
 
 
+def _is_temporary(name: str, database: Database) -> bool:
+    """True for what a marker, status or history is before it gets its name."""
+    begins = tuple(f".{database.path.name}.{kind}." for kind in ("ready", "status", "history"))
+    return name.startswith(begins) and name.endswith(".tmp")
+
+
 def has_leftovers(database: Database) -> bool:
-    """True if a staging folder lies there: in use, or left by a process that was killed."""
+    """True if a staging folder or temporary file lies there: in use, or left by a process that was killed."""
     try:
-        with open_folder(database.private) as handle:
-            return any(name.startswith(_PREFIX) for name in os.listdir(handle))
+        names: list[str] = []
+        for folder in (database.private, database.folder):
+            with open_folder(folder) as handle:
+                names += os.listdir(handle)
     except (OSError, InitializationError):
         return False
+    return any(name.startswith(_PREFIX) or _is_temporary(name, database) for name in names)
 
 
 def require_space(folder: Path, *, minimum: int, staging_bytes: int) -> None:

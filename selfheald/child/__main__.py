@@ -4,8 +4,9 @@ Started as ``PYTHON selfheald/child plan|build|publish`` by the interpreter whos
 It needs nothing but that interpreter's standard library, dbt and DuckDB (Python 3.9 and later).
 
 *stdin*: one line, the job as JSON. The parent then keeps it open as long as it lives: at its end the child
-kills its own process group, so that it never outlives its parent. The kind of job is an argument so that
-importing dbt begins before the job is known.
+kills its own process group, so that it never outlives its parent; and so it does after the job's ``time_limit``
+(seconds), which is the parent's to keep, but a parent that was stopped cannot. The kind of job is an argument so
+that importing dbt begins before the job is known.
 
 *stdout*: events, one JSON object on each line: ``step``, ``node`` and ``warning`` as they happen, then one
 ``result`` (exit 0) or ``error`` (exit 1). What dbt, models and libraries print goes to the job's log file.
@@ -22,6 +23,7 @@ import queue
 import signal
 import sys
 import threading
+import time
 import traceback
 from typing import Any, Callable, Dict, NoReturn, Optional, Tuple
 
@@ -93,6 +95,7 @@ class Lifeline:
     """The parent's end of stdin. While it is open, the parent lives; when it closes, this group dies."""
 
     def __init__(self) -> None:
+        self._began = time.monotonic()
         self._line: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._released = False
         threading.Thread(target=self._watch, name="lifeline", daemon=True).start()
@@ -102,8 +105,13 @@ class Lifeline:
         try:
             job = json.loads(self._line.get())
             os.fspath(job["log_file"])
+            limit = None if job.get("time_limit") is None else float(job["time_limit"])
         except (ValueError, KeyError, TypeError) as error:
             raise JobError("config_invalid", f"no JSON object with a log_file: {error}") from error
+        if limit is not None:
+            clock = threading.Timer(max(0.0, self._began + limit - time.monotonic()), self._end)
+            clock.daemon = True
+            clock.start()
         return dict(job)
 
     def release(self) -> None:
@@ -117,15 +125,18 @@ class Lifeline:
                 data = os.read(0, 65536)
             except OSError:
                 data = b""
-            if not data and not self._released:
-                end_group()
             if not data:
+                self._end()
                 return
             if waiting:
                 line += data
                 if b"\n" in data:
                     self._line.put(bytes(line.split(b"\n", 1)[0]))
                     line, waiting = bytearray(), False
+
+    def _end(self) -> None:
+        if not self._released:
+            end_group()
 
 
 def end_group() -> NoReturn:

@@ -172,6 +172,17 @@ class TestTheChild:
         assert reading.error is not None
         assert says in reading.error.message
 
+    def test_a_kill_is_no_crash(self, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Somebody, or the kernel for want of memory, killed it: it is tried again."""
+        make(path, *SOME)
+        monkeypatch.setattr(check_child, "_BOOT", "import os; os.kill(os.getpid(), 9)")
+        reading = read_in_child(path)
+        assert reading.error is not None
+        assert (reading.error.code, reading.certain) == ("interrupted", False)
+        with pytest.raises(InitializationError) as caught:
+            check_child.copy_in_child(path, tmp_path / "copy", [("main", "t")])
+        assert (caught.value.code, caught.value.retryable) == ("interrupted", True)
+
     def test_a_request_longer_than_a_pipe_gets_through(self, path: Path, tmp_path: Path) -> None:
         make(path, *SOME)
         tables = [("main", "no_such_table_with_a_long_name")] * 10000
