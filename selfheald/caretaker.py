@@ -229,8 +229,10 @@ class Caretaker:
 
     async def _check_safely(self, case: Case, slots: anyio.Semaphore) -> None:
         """The boundary of one check: whatever goes wrong in it is this database's trouble alone."""
+        began = time.time()
         try:
             async with case.turn:
+                began = time.time()
                 await self._check(case)
         except InitializationError as error:
             self._refuse(case, error)
@@ -241,6 +243,7 @@ class Caretaker:
             case.checked_at = anyio.current_time()
             case.first_hint = None
             slots.release()
+            _tell_of_check(case, began)
         self._once_more_if_dirty(case)
 
     def _once_more_if_dirty(self, case: Case) -> None:
@@ -534,6 +537,17 @@ def _refusal(found: Inspection) -> tuple[Any, ...]:
 
 def _identity_key(identity: dict[str, Any] | None) -> tuple[Any, ...]:
     return () if identity is None else (identity["inode"], identity["size"], identity["mtime_ns"])
+
+
+def _tell_of_check(case: Case, began: float) -> None:
+    event_log(
+        "checked",
+        "checked: nothing is left to do" if case.settled is not None else "checked",
+        "DEBUG",
+        database=str(case.database),
+        started_at=iso_time(began),
+        duration_seconds=time.time() - began,
+    )
 
 
 def _announce(message: str) -> None:
