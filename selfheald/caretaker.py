@@ -144,7 +144,7 @@ class Caretaker:
         if case is None:
             database = Database(path)
             case = self._cases[path] = Case(database, Status(database))
-        elif case.settled is not None and self.is_settled(path) and not has_request(case.database):
+        elif case.settled is not None and self.is_settled(path) and not _is_asked_anew(case):
             return
         self._schedule(case, self.config.watch.settle if quiet else 0.0)
 
@@ -153,7 +153,7 @@ class Caretaker:
             case.dirty = True
             return
         now = anyio.current_time()
-        if not case.requested and has_request(case.database):
+        if _is_asked_anew(case):
             self._put(case, now, first=True)
             return
         case.first_hint = case.first_hint or now
@@ -442,15 +442,18 @@ class Caretaker:
         self._no_longer_busy(case)
         if case.initializing:
             case.dirty = True
-        elif self._backlog.add(case, requested=case.requested):
+            return
+        added = self._backlog.add(case, requested=case.requested)
+        if added or case.requested:
             position = self._backlog.position(case)
-            event_log("queued", f"queued: {position} before it", "DEBUG", database=str(case.database))
             case.status.show(
                 state=InitializationState.NOT_STARTED.value,
                 reason="queued",
                 queue_position=position,
                 holder=None,
             )
+        if added:
+            event_log("queued", f"queued: {position} before it", "DEBUG", database=str(case.database))
             self._backlog_changed.set()
 
     async def heal(self) -> None:
@@ -528,6 +531,11 @@ class Caretaker:
             with suppress(InitializationError):  # without a plan there is nothing that could be refused again
                 case.refused = _refusal(await inspect(self._tools, database))
             self._close_request(case)
+
+
+def _is_asked_anew(case: Case) -> bool:
+    """True if a request waits that is not being worked on: also a second one, beside the one that is."""
+    return has_request(case.database, taken=not case.requested)
 
 
 def _refusal(found: Inspection) -> tuple[Any, ...]:

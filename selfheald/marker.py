@@ -246,9 +246,9 @@ def finish_request(database: Database) -> None:
         remove_file(database.taken_request)
 
 
-def has_request(database: Database) -> bool:
-    """True if a simulator asks for this database, or did so when its daemon was killed."""
-    return os.path.lexists(database.request) or os.path.lexists(database.taken_request)
+def has_request(database: Database, *, taken: bool = True) -> bool:
+    """True if a simulator asks for this database, or did so (``taken``) when its daemon was killed."""
+    return os.path.lexists(database.request) or (taken and os.path.lexists(database.taken_request))
 
 
 def _is_plain_file(path: Path) -> bool:

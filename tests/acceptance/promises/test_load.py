@@ -30,7 +30,7 @@ MIN_INTERVAL = 1.0
 #: Seconds by which the log's clock and the daemon's may be apart.
 CLOCKS = 0.05
 #: Megabytes that a daemon may take with a thousand databases, and for each thousand more.
-FIRST_THOUSAND, THOUSAND = 220.0, 20.0
+FIRST_THOUSAND, THOUSAND = 180.0, 12.0
 #: Megabytes that it may take more after many storms than after the first.
 SPREAD = 30.0
 #: Processor seconds in a window of so many seconds below which a daemon is quiet.
@@ -247,7 +247,7 @@ def test_what_is_left_alone_is_not_read_at_each_scan(
         forged.write_text("{}")
         wait_for(lambda: not forged.exists(), what=daemon.told)
         own_copy(databases[1].parent, root)
-        wait_for(lambda: len(daemon.log_lines("checked", databases[1])) == 2, what=daemon.told)
+        wait_for(lambda: len(daemon.log_lines("checked", databases[1])) >= 2, what=daemon.told)
     more = sum(times > 1 for times in read.values())
     figures.tell(6, "databases left alone, read once in five scans", tried=50, survived=50 - more, wrong=more)
     assert set(read) == set(map(str, databases))
