@@ -45,8 +45,18 @@ class Backlog(Generic[Item]):
         return False
 
     def position(self, item: Item) -> int | None:
-        """How many are before it (0: it is next); ``None`` if it does not wait."""
-        return next((place for place, other in enumerate(self) if other == item), None)
+        """How many are before it (0: it is next); ``None`` if it does not wait.
+
+        Of the last in a lane (whatever was just added) this is known at once; others are counted.
+        """
+        before = 0
+        for lane in (self._requested, self._found):
+            if item in lane:
+                if item == next(reversed(lane)):
+                    return before + len(lane) - 1
+                return before + next(place for place, other in enumerate(lane) if other == item)
+            before += len(lane)
+        return None
 
     def __iter__(self) -> Iterator[Item]:
         yield from self._requested

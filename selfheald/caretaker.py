@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 
 from selfheald import decision
@@ -39,27 +40,37 @@ from selfheald.marker import (
     Status,
     finish_request,
     has_request,
+    outlived_a_tick,
     remove_marker,
     take_request,
     waiting_request,
 )
 from selfheald.planner import Planner
 from selfheald.retry import RetryPolicy
+from selfheald.sight import Sight, same_database, sight
 from selfheald.staging import clean_leftovers, has_leftovers
 from selfheald.table_checker import Reading, read_database
 from selfheald.workspace import Database
 
 #: Checks under way at once.
 CHECKS_AT_ONCE = 8
-#: Seconds between two looks at a database that somebody holds: doubled from the first to the second.
+#: Seconds between two looks at a database that somebody holds: doubled from the first to the second. Where nobody
+#: waits for it, there are at least ``watch.min_interval`` between them.
 BUSY_SECONDS = (0.25, 2.0)
+#: So many databases are scheduled before anything else gets its turn.
+AT_A_STRETCH = 100
+#: Who waits is told of a new place in the queue when it is better by one in so many.
+WORTH_TELLING = 20
+#: No check has had a plan yet.
+_NO_FINGERPRINT = ""
 
 
 @dataclass(slots=True, eq=False)
 class Case:
     """What the daemon remembers of one database. Times are of the event loop's clock.
 
-    ``turn`` is held by a check or an initialization of it, so that neither answers for the other.
+    ``turn`` is held by a check or an initialization of it, so that neither answers for the other. ``settled`` is how
+    it looked when nothing was left to do about it but to wait: for a change, a request, or its turn in the queue.
     """
 
     database: Database
@@ -74,7 +85,8 @@ class Case:
     not_before: float = float("-inf")
     busy_pause: float = BUSY_SECONDS[0]
     busy_logged: bool = False
-    ready_identity: dict[str, Any] | None = None
+    settled: Sight | None = None
+    gone: bool = False
     refused: tuple[Any, ...] | None = None
     cleaned: bool = False
     turn: anyio.Lock = field(default_factory=anyio.Lock)
@@ -94,18 +106,30 @@ class Caretaker:
         self._backlog: Backlog[Case] = Backlog()
         self._backlog_changed = anyio.Event()
         self._stopping = False
-        self._fingerprint: str | None = None
+        self._at_work = False
+        self._fingerprint: str | None = _NO_FINGERPRINT
 
     def __len__(self) -> int:
         return len(self._cases)
 
-    def ready_identities(self) -> dict[Path, dict[str, Any]]:
-        """The identities of the databases that were ready when they were last looked at."""
-        return {path: case.ready_identity for path, case in self._cases.items() if case.ready_identity is not None}
+    def settled(self) -> list[Path]:
+        """The databases about which nothing was left to do when they were last looked at."""
+        return [path for path, case in list(self._cases.items()) if case.settled is not None]
+
+    def was_settled(self, path: Path) -> bool:
+        """True if nothing was left to do about it when it was last looked at."""
+        case = self._cases.get(path)
+        return case is not None and case.settled is not None
+
+    def is_settled(self, path: Path) -> bool:
+        """True if that holds still, since it looks as it did then. May be asked in any thread."""
+        case = self._cases.get(path)
+        settled = None if case is None else case.settled
+        return settled is not None and settled == sight(path)
 
     def is_initializing(self) -> bool:
         """True while an initialization is under way."""
-        return any(case.initializing for case in self._cases.values())
+        return self._at_work
 
     def stop(self) -> None:
         """Begin no further initialization; :meth:`heal` returns when the running one has ended."""
@@ -113,11 +137,16 @@ class Caretaker:
         self._backlog_changed.set()
 
     def hint(self, path: Path, quiet: bool) -> None:
-        """Something may have happened to this database: check it at once, or once it is ``quiet``."""
+        """Something may have happened to this database: check it at once, or once it is ``quiet``.
+
+        Our own writing comes back as hints too; what looks as it did when we were done with it needs no check.
+        """
         case = self._cases.get(path)
         if case is None:
             database = Database(path)
             case = self._cases[path] = Case(database, Status(database))
+        elif case.settled is not None and self.is_settled(path) and not _is_asked_anew(case):
+            return
         self._schedule(case, self.config.watch.settle if quiet else 0.0)
 
     def _schedule(self, case: Case, settle: float) -> None:
@@ -125,17 +154,36 @@ class Caretaker:
             case.dirty = True
             return
         now = anyio.current_time()
-        if has_request(case.database) and not case.requested:
-            self._put(case, now)
+        if _is_asked_anew(case):
+            self._put(case, now, first=True)
             return
         case.first_hint = case.first_hint or now
         # A database that is never quiet is looked at all the same.
         longest = case.first_hint + max(5 * settle, self.config.watch.min_interval)
         self._put(case, max(min(now + settle, longest), case.checked_at + self.config.watch.min_interval))
 
-    def _put(self, case: Case, due: float) -> None:
-        self._agenda.put(case, due)
+    def _put(self, case: Case, due: float, *, first: bool = False) -> None:
+        self._agenda.put(case, due, first=first or case.requested)
         self._agenda_changed.set()
+
+    def _look_again(self, case: Case, pause: float) -> None:
+        """Check it in ``pause`` seconds, or in ``watch.min_interval`` where nobody waits for it."""
+        pause = pause if case.requested else max(pause, self.config.watch.min_interval)
+        self._put(case, anyio.current_time() + pause)
+
+    def _forget(self, case: Case) -> None:
+        """There is no database, and nobody asks for one.
+
+        It is forgotten at the second look: one that goes and comes all the time is not a new one each time, which
+        would be checked without measure.
+        """
+        self._backlog.discard(case)
+        case.settled = None
+        if case.gone:
+            self._cases.pop(case.database.path, None)
+        else:
+            case.gone = True
+            self._look_again(case, 0.0)
 
     async def follow_project(self) -> None:
         """Look at every database again if the dbt project has changed."""
@@ -147,12 +195,14 @@ class Caretaker:
         except InitializationError:
             self._fingerprint = None  # what follows is a mend, even if it only takes back what was done
             return
-        if plan.fingerprint != self._fingerprint:
-            self._fingerprint = plan.fingerprint
+        if self._fingerprint not in (_NO_FINGERPRINT, plan.fingerprint):
             event_log("project_seen", "the dbt project is new or has changed: looking at every database", "DEBUG")
-            for case in self._cases.values():
+            for number, case in enumerate(list(self._cases.values())):
                 case.refused = None
                 self._schedule(case, 0)
+                if number % AT_A_STRETCH == 0:
+                    await anyio.lowlevel.checkpoint()
+        self._fingerprint = plan.fingerprint
 
     async def check_what_is_due(self) -> None:
         """Start the checks that are due, a few at a time."""
@@ -180,8 +230,10 @@ class Caretaker:
 
     async def _check_safely(self, case: Case, slots: anyio.Semaphore) -> None:
         """The boundary of one check: whatever goes wrong in it is this database's trouble alone."""
+        began = time.time()
         try:
             async with case.turn:
+                began = time.time()
                 await self._check(case)
         except InitializationError as error:
             self._refuse(case, error)
@@ -192,12 +244,19 @@ class Caretaker:
             case.checked_at = anyio.current_time()
             case.first_hint = None
             slots.release()
+            _tell_of_check(case, began)
+        self._once_more_if_dirty(case)
+
+    def _once_more_if_dirty(self, case: Case) -> None:
+        """Something came in while it was checked or initialized: perhaps a change, perhaps our own writing."""
         if case.dirty:
             case.dirty = False
-            self._schedule(case, self.config.watch.settle)
+            self.hint(case.database.path, quiet=True)
 
     async def _check(self, case: Case) -> None:
         database = case.database
+        seen = sight(database.path)
+        case.settled = None
         try:
             there, request_id = take_request(database)
         except InitializationError:
@@ -217,33 +276,35 @@ class Caretaker:
             return
         if not os.path.lexists(database.path) and not case.requested:
             remove_marker(database)
-            self._cases.pop(database.path, None)
+            self._forget(case)
             return
+        case.gone = False
         try:
             plan, settings = await self._tools.planner.plan_and_settings(database, fresh=there)
         except InitializationError:
+            self._fingerprint = None
             if not case.requested and valid_marker(database.path) is not None:
+                self._settle(case, seen)
                 return  # what is ready stays so while somebody mends the project
             raise
-        identity = file_identity(database.path)
+        if self._fingerprint == _NO_FINGERPRINT:
+            self._fingerprint = plan.fingerprint
         if not case.requested and is_fresh(database, plan):
-            self._now_ready(case, identity)
+            self._now_ready(case, seen)
             return
-        self._act(case, await look(self._tools, database, plan, settings))
+        self._act(case, await look(self._tools, database, plan, settings), seen)
 
-    def _act(self, case: Case, found: Inspection) -> None:
+    def _act(self, case: Case, found: Inspection, seen: Sight) -> None:
         database, check = case.database, found.check
-        if not check.complete:
-            case.ready_identity = None
-            if remove_marker(database):
-                event_log("marker_removed", "no longer ready", database=str(database))
+        if not check.complete and remove_marker(database):
+            event_log("marker_removed", "no longer ready", database=str(database))
         wanted = decision.decide(check, requested=case.requested, heal=self.config.watch.heal)
         if wanted is Decision.LOOK_AGAIN or wanted is Decision.WAIT:
             self._busy(case, found.reading.holder)
         elif wanted is Decision.ADOPT:
-            self._adopt(case, found)
+            self._adopt(case, found, seen)
         elif wanted is Decision.FORGET:
-            self._cases.pop(database.path, None)
+            self._forget(case)
         elif wanted is Decision.FAIL:
             assert check.error is not None
             raise check.error
@@ -254,16 +315,25 @@ class Caretaker:
                 hint="Run `selfheald ensure`, or set watch.heal to found.",
                 path=database,
             )
-        elif wanted is Decision.INITIALIZE and (case.requested or case.refused != _refusal(found)):
-            self._enqueue(case)
+        else:
+            if wanted is Decision.INITIALIZE and (case.requested or case.refused != _refusal(found)):
+                self._enqueue(case)
+            identity = found.reading.identity
+            if identity is not None and outlived_a_tick(identity, found.reading.read_at):
+                self._settle(case, seen)
 
-    def _adopt(self, case: Case, found: Inspection) -> None:
+    def _settle(self, case: Case, seen: Sight | None) -> None:
+        """Nothing is left to do about the database as it was ``seen`` before it was looked at."""
+        now = sight(case.database.path)
+        case.settled = now if seen is not None and same_database(seen, now) else None
+
+    def _adopt(self, case: Case, found: Inspection, seen: Sight) -> None:
         put_status_right(case.status)
         if not adopt(case.database, found, answers=case.status.record["answers"]):
-            self._put(case, anyio.current_time() + BUSY_SECONDS[0])
+            self._look_again(case, BUSY_SECONDS[0])
             return
         event_log("adopted", "ready: all tables are there", database=str(case.database))
-        self._now_ready(case, found.reading.identity)
+        self._now_ready(case, seen)
 
     def _busy(self, case: Case, holder: Holder | None) -> None:
         """Somebody is at work on it: look again soon; say so once in the log, and in the status if one waits."""
@@ -278,7 +348,7 @@ class Caretaker:
                 queue_position=None,
                 holder=None if holder is None else holder.as_dict(),
             )
-        self._put(case, anyio.current_time() + case.busy_pause)
+        self._look_again(case, case.busy_pause)
         case.busy_pause = min(case.busy_pause * 2, BUSY_SECONDS[1])
 
     def _no_longer_busy(self, case: Case) -> None:
@@ -287,11 +357,13 @@ class Caretaker:
             case.busy_logged = False
             event_log("no_longer_busy", "no longer busy", database=str(case.database))
 
-    def _now_ready(self, case: Case, identity: dict[str, Any] | None) -> None:
+    def _now_ready(self, case: Case, seen: Sight | None) -> None:
         self._no_longer_busy(case)
+        self._backlog.discard(case)
         finish_request(case.database)
         case.status = Status(case.database)
-        case.ready_identity = identity
+        if os.path.lexists(case.database.marker):
+            self._settle(case, seen)
         case.requested, case.attempt, case.refused = False, 0, None
         case.not_before = float("-inf")
 
@@ -364,15 +436,18 @@ class Caretaker:
         self._no_longer_busy(case)
         if case.initializing:
             case.dirty = True
-        elif self._backlog.add(case, requested=case.requested):
+            return
+        added = self._backlog.add(case, requested=case.requested)
+        if added or case.requested:
             position = self._backlog.position(case)
-            event_log("queued", f"queued: {position} before it", "DEBUG", database=str(case.database))
             case.status.show(
                 state=InitializationState.NOT_STARTED.value,
                 reason="queued",
                 queue_position=position,
                 holder=None,
             )
+        if added:
+            event_log("queued", f"queued: {position} before it", "DEBUG", database=str(case.database))
             self._backlog_changed.set()
 
     async def heal(self) -> None:
@@ -384,7 +459,8 @@ class Caretaker:
                 await self._backlog_changed.wait()
                 continue
             self._show_positions()
-            case.initializing = True
+            case.initializing = self._at_work = True
+            case.settled = None
             try:
                 async with case.turn:  # a check of it that is under way ends first
                     await self._initialize(case)
@@ -398,18 +474,19 @@ class Caretaker:
                 )
                 self._put(case, anyio.current_time() + self._retry.base)
             finally:
-                case.initializing = False
-            if case.dirty:
-                case.dirty = False
-                self._schedule(case, self.config.watch.settle)
+                case.initializing = self._at_work = False
+            self._once_more_if_dirty(case)
 
     def _show_positions(self) -> None:
-        """Tell those who wait how many are before them."""
+        """Tell those who wait how many are before them: those far back now and then, or it would take longer than
+        what they wait for."""
         for position, case in enumerate(self._backlog):
             if not case.requested:
                 break
-            with suppress(InitializationError):  # its folder may be gone by now: its own turn will tell
-                case.status.show(queue_position=position)
+            told = case.status.record["queue_position"]
+            if told is None or told - position > told // WORTH_TELLING:
+                with suppress(InitializationError):  # its folder may be gone by now: its own turn will tell
+                    case.status.show(queue_position=position)
 
     async def _initialize(self, case: Case) -> None:
         database = case.database
@@ -436,16 +513,23 @@ class Caretaker:
             if isinstance(obstacle, BusyError):
                 self._busy(case, obstacle.holder)
             else:
-                self._put(case, anyio.current_time() + BUSY_SECONDS[0])
+                self._look_again(case, BUSY_SECONDS[0])
             return
         if result.success:
-            self._now_ready(case, _marked_identity(database))
+            seen = sight(database.path)
+            # The marker may tell of another file by now: then a scan looks again.
+            self._now_ready(case, seen if valid_marker(database.path) is not None else None)
         elif pause is not None:
             self._try_again(case, pause)
         else:
             with suppress(InitializationError):  # without a plan there is nothing that could be refused again
                 case.refused = _refusal(await inspect(self._tools, database))
             self._close_request(case)
+
+
+def _is_asked_anew(case: Case) -> bool:
+    """True if a request waits that is not being worked on: also a second one, beside the one that is."""
+    return has_request(case.database, taken=not case.requested)
 
 
 def _refusal(found: Inspection) -> tuple[Any, ...]:
@@ -457,10 +541,15 @@ def _identity_key(identity: dict[str, Any] | None) -> tuple[Any, ...]:
     return () if identity is None else (identity["inode"], identity["size"], identity["mtime_ns"])
 
 
-def _marked_identity(database: Database) -> dict[str, Any] | None:
-    """The identity that the marker certifies; ``None`` if the file is another by now, so that a scan looks again."""
-    identity = file_identity(database.path)
-    return identity if valid_marker(database.path) is not None else None
+def _tell_of_check(case: Case, began: float) -> None:
+    event_log(
+        "checked",
+        "checked: nothing is left to do" if case.settled is not None else "checked",
+        "DEBUG",
+        database=str(case.database),
+        started_at=iso_time(began),
+        duration_seconds=time.time() - began,
+    )
 
 
 def _announce(message: str) -> None:

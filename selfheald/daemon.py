@@ -43,7 +43,7 @@ class Daemon:
             self.roots,
             threads,
             on_database=self._on_database,
-            known=self._caretaker.ready_identities,
+            known=self._caretaker,
             on_state=self._tell,
             before_watch=self._renew_claims,
         )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import anyio
 import anyio.abc
@@ -14,7 +13,6 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from selfheald import watch
-from selfheald.client import file_identity
 from selfheald.config import Config
 from selfheald.log import event_log
 from selfheald.watch import Hints, Scan, Watcher
@@ -26,13 +24,28 @@ WATCH_PAUSE_SECONDS = (0.5, 30.0)
 
 #: A database to look at, and whether to wait first until it is quiet.
 OnDatabase = Callable[[Path, bool], None]
+#: So many databases are told of before anything else gets its turn.
+AT_A_STRETCH = 100
+
+
+class Known(Protocol):
+    """What is known of the databases already. One is settled if nothing is left to do about it unless it changes."""
+
+    def settled(self) -> Collection[Path]:
+        """Those that were settled when they were last looked at."""
+
+    def was_settled(self, path: Path) -> bool:
+        """True if it was settled when it was last looked at."""
+
+    def is_settled(self, path: Path) -> bool:
+        """True if it still looks as it did then. Asked in a worker thread."""
 
 
 class Lookout:
     """Tells ``on_database`` of each database that may have changed, or that nobody has looked at yet.
 
-    ``known`` gives the identities of those that were ready when they were last looked at; ``on_state`` is called
-    when :attr:`state` changes, ``before_watch`` before a watch is made; ``threads`` limits the worker threads of scans.
+    ``known`` tells what needs no look; ``on_state`` is called when :attr:`state` changes, ``before_watch`` before a
+    watch is made; ``threads`` limits the worker threads of scans.
     """
 
     def __init__(
@@ -42,7 +55,7 @@ class Lookout:
         threads: anyio.CapacityLimiter,
         *,
         on_database: OnDatabase,
-        known: Callable[[], Mapping[Path, dict[str, Any]]],
+        known: Known,
         on_state: Callable[[], None],
         before_watch: Callable[[], None],
     ) -> None:
@@ -139,33 +152,27 @@ class Lookout:
             self._watch_scope.cancel()
 
     async def scan(self, folders: Collection[Path]) -> Scan:
-        """Walk the folders, and look at what is new or not as it was when it was last ready."""
+        """Walk the folders, and look at what is new or not as it was when it was settled."""
         look = partial(watch.scan, list(folders), self.config.watch.database, self.exclude)
         found = await anyio.to_thread.run_sync(look, limiter=self._threads)
         for folder in set(found.unreadable) - self._unreadable:
             self._unreadable.add(folder)
             event_log("folder_unreadable", f"cannot read {folder}: what is in it is not watched", "WARNING")
-        known = self._known()
 
         def changed() -> list[Path]:
-            return [
-                path
-                for path in found.databases
-                if known.get(path) is None or file_identity(path) != known[path] or not _has_marker(path)
-            ]
+            return [path for path in found.databases if not self._known.is_settled(path)]
 
-        for path in await anyio.to_thread.run_sync(changed, limiter=self._threads):
-            self._on_database(path, path in known)
+        for number, path in enumerate(await anyio.to_thread.run_sync(changed, limiter=self._threads)):
+            self._on_database(path, self._known.was_settled(path))
+            if number % AT_A_STRETCH == 0:
+                await anyio.lowlevel.checkpoint()
         for path in found.requested:
             self._on_database(path, False)
         if list(folders) == self.roots:
-            for path in known.keys() - found.databases:
-                self._on_database(path, False)
+            for path in self._known.settled():
+                if path not in found.databases:
+                    self._on_database(path, False)
         return found
-
-
-def _has_marker(path: Path) -> bool:
-    return os.path.lexists(f"{path}.ready")
 
 
 def only_error(error: BaseException) -> BaseException:

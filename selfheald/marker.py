@@ -10,6 +10,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,9 @@ OnWrite = Callable[[dict[str, Any]], None]
 MAX_HISTORY_BYTES = 4 << 20
 
 
+@cache
 def installed_version() -> str:
-    """This package's version."""
+    """This package's version. Looked up once: that takes longer than writing a marker."""
     try:
         return version("selfheald")
     except PackageNotFoundError:
@@ -278,9 +280,9 @@ def finish_request(database: Database) -> None:
         remove_file(database.taken_request)
 
 
-def has_request(database: Database) -> bool:
-    """True if a simulator asks for this database, or did so when its daemon was killed."""
-    return os.path.lexists(database.request) or os.path.lexists(database.taken_request)
+def has_request(database: Database, *, taken: bool = True) -> bool:
+    """True if a simulator asks for this database, or did so (``taken``) when its daemon was killed."""
+    return os.path.lexists(database.request) or (taken and os.path.lexists(database.taken_request))
 
 
 def _is_plain_file(path: Path, folder: int) -> bool:

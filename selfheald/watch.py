@@ -60,19 +60,21 @@ def is_watched(path: Path, roots: Sequence[Path], exclude: frozenset[str]) -> bo
     """True if ``path`` lies in a root and not in a folder that is passed over."""
     for root in roots:
         if is_under(path, root):
-            return exclude.isdisjoint(path.relative_to(root).parent.parts)
+            return exclude.isdisjoint(path.parts[len(root.parts) : -1])
     return False
 
 
 def is_ignored(folder: Path, root: Path) -> bool:
     """True if a ``.selfheald-ignore`` lies in the folder or above it, up to the root."""
-    while is_under(folder, root):
-        if os.path.lexists(folder / IGNORE_FILE):
-            return True
-        if folder == root:
-            break
-        folder = folder.parent
-    return False
+    if not is_under(folder, root):
+        return False
+    # Plain strings: this is asked for each event.
+    place, top = os.fspath(folder), os.fspath(root)
+    while not os.path.lexists(f"{place}/{IGNORE_FILE}"):
+        if place == top:
+            return False
+        place = place.rpartition("/")[0] or "/"
+    return True
 
 
 def scan(folders: Sequence[Path], name: str, exclude: frozenset[str]) -> Scan:

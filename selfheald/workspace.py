@@ -144,7 +144,8 @@ def resolve_database(given: str | os.PathLike[str] | None, name: str = DATABASE_
 
 def is_under(path: Path, root: Path) -> bool:
     """True if ``path`` is ``root`` or lies below it. Both absolute and normal."""
-    return path == root or root in path.parents
+    top = os.fspath(root)
+    return path == root or os.fspath(path).startswith(top if top.endswith("/") else f"{top}/")
 
 
 def merge_roots(roots: list[Path]) -> list[Path]:

@@ -60,3 +60,25 @@ class BacklogMachine(RuleBasedStateMachine):
 
 TestBacklog = BacklogMachine.TestCase
 TestBacklog.settings = settings(max_examples=50, stateful_step_count=25)
+
+
+def test_the_place_of_what_was_just_added_is_known_without_counting() -> None:
+    compared = 0
+
+    class Item:
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return self is other
+
+        __hash__ = object.__hash__
+
+    backlog: Backlog[Item] = Backlog()
+    for place in range(1000):
+        item = Item()
+        assert backlog.add(item)
+        assert backlog.position(item) == place
+    asked = Item()
+    assert backlog.add(asked, requested=True)
+    assert backlog.position(asked) == 0
+    assert compared < 10_000

@@ -9,9 +9,11 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -132,7 +134,8 @@ def test_one_that_is_not_quiet_is_waited_for(corrupt: Database, monkeypatch: pyt
         asked.append(seconds)
         corrupt.path.write_bytes(good)
 
-    monkeypatch.setattr("selfheald.quarantine.time.sleep", restored_meanwhile)
+    clock = SimpleNamespace(sleep=restored_meanwhile, time=time.time)
+    monkeypatch.setattr("selfheald.quarantine.time", clock)
     corrupt.path.touch()
     with pytest.raises(InitializationError, match="not corrupt"):
         quarantine(corrupt)
