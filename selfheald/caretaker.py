@@ -7,11 +7,11 @@ import random
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
-import anyio.to_thread
 
 from selfheald import decision
 from selfheald.agenda import Agenda
@@ -19,7 +19,7 @@ from selfheald.backlog import Backlog
 from selfheald.client import file_identity, valid_marker
 from selfheald.config import Config
 from selfheald.decision import Decision
-from selfheald.errors import ConcurrentInitializationError, InitializationError
+from selfheald.errors import ConcurrentInitializationError, InitializationError, from_os_error, is_shortage
 from selfheald.initialization import (
     BusyError,
     Inspection,
@@ -32,13 +32,15 @@ from selfheald.initialization import (
     look,
 )
 from selfheald.initialization_state import InitializationState, iso_time
-from selfheald.locks import DatabaseLock, Holder
+from selfheald.locks import DatabaseLock, Holder, held
 from selfheald.log import event_log
 from selfheald.marker import Status, finish_request, has_request, read_status, remove_marker, take_request
+from selfheald.obstacle import Obstacle, obstacle_of
 from selfheald.planner import Planner
 from selfheald.retry import RetryPolicy
 from selfheald.staging import clean_leftovers, has_leftovers
 from selfheald.table_checker import Reading, read_database
+from selfheald.threads import run_in_thread
 from selfheald.workspace import Database
 
 #: Checks under way at once.
@@ -51,7 +53,9 @@ BUSY_SECONDS = (0.25, 2.0)
 class Case:
     """What the daemon remembers of one database. Times are of the event loop's clock.
 
-    ``turn`` is held by a check or an initialization of it, so that neither answers for the other.
+    ``turn`` is held by a check or an initialization of it, so that neither answers for the other. ``refused`` is what
+    was there when it was given up, ``obstacle`` what of the machine was in the way then; ``owed`` is a verdict that
+    could not be written.
     """
 
     database: Database
@@ -68,6 +72,8 @@ class Case:
     busy_logged: bool = False
     ready_identity: dict[str, Any] | None = None
     refused: tuple[Any, ...] | None = None
+    obstacle: Obstacle | None = None
+    owed: Status | None = None
     cleaned: bool = False
     turn: anyio.Lock = field(default_factory=anyio.Lock)
 
@@ -177,6 +183,8 @@ class Caretaker:
                 await self._check(case)
         except InitializationError as error:
             self._refuse(case, error)
+        except OSError as error:
+            self._refuse(case, from_os_error(error, error.filename or case.database, "use"))
         except Exception as error:  # noqa: BLE001 - one bad workspace never stops the daemon
             event_log("check_error", f"unexpected: {error!r}", "ERROR", database=str(case.database), exception=error)
         finally:
@@ -193,11 +201,12 @@ class Caretaker:
         there, request_id = take_request(database)
         if there and (not case.requested or case.status.record["answers"] != request_id):
             case.requested, case.attempt, case.not_before, case.refused = True, 0, float("-inf"), None
+            case.obstacle = case.owed = None
             case.status = Status(database, answers=request_id)
             event_log("request", "a simulator asks for it", "DEBUG", database=str(database))
             case.status.begin("check_tables")
             if not os.path.lexists(database.marker):  # else the record of how it became ready stays
-                case.status.show(state=InitializationState.NOT_STARTED.value)
+                _show(case, state=InitializationState.NOT_STARTED.value)
         if not case.cleaned:
             self._clean(case)
         if case.not_before > anyio.current_time():
@@ -221,7 +230,7 @@ class Caretaker:
 
     def _act(self, case: Case, found: Inspection) -> None:
         database, check = case.database, found.check
-        if not check.complete:
+        if not check.complete and not is_shortage(check.error):
             case.ready_identity = None
             if remove_marker(database):
                 event_log("marker_removed", "no longer ready", database=str(database))
@@ -242,8 +251,12 @@ class Caretaker:
                 hint="Run `selfheald ensure`, or set watch.heal to found.",
                 path=database,
             )
-        elif wanted is Decision.INITIALIZE and (case.requested or case.refused != _refusal(found)):
-            self._enqueue(case)
+        elif wanted is Decision.INITIALIZE:
+            over = case.obstacle is not None and case.obstacle.is_over()
+            if case.requested or over or case.refused != _refusal(found):
+                self._enqueue(case)
+            else:
+                _catch_up(case)
 
     def _adopt(self, case: Case, found: Inspection) -> None:
         status = read_status(case.database)
@@ -272,7 +285,8 @@ class Caretaker:
             who = "somebody is writing to it" if holder is None else f"PID {holder.pid} ({holder.command}) holds it"
             event_log("busy", f"busy: {who}", database=str(case.database))
         if case.requested or not os.path.lexists(case.database.marker):
-            case.status.show(
+            _show(
+                case,
                 state=InitializationState.NOT_STARTED.value,
                 reason="busy",
                 queue_position=None,
@@ -292,13 +306,14 @@ class Caretaker:
         finish_request(case.database)
         case.status = Status(case.database)
         case.ready_identity = identity
-        case.requested, case.attempt, case.refused = False, 0, None
+        case.requested, case.attempt, case.refused, case.obstacle, case.owed = False, 0, None, None, None
         case.not_before = float("-inf")
 
     def _refuse(self, case: Case, error: InitializationError) -> None:
         """A check ended in an error: tell once, and answer whoever asked."""
         key = (error.code, error.message, *_identity_key(file_identity(case.database.path)))
         if case.refused == key and not case.requested:
+            _catch_up(case)
             return
         case.refused = key
         case.attempt += 1
@@ -325,9 +340,9 @@ class Caretaker:
                 completed_at=iso_time(time.time()),
             )
         except InitializationError as unwritten:
-            event_log("status_not_written", unwritten.message, "ERROR", database=str(case.database))
+            _tell_unwritten(case, unwritten)
         if pause is None:
-            self._close_request(case)
+            self._give_up(case, error)
         else:
             self._try_again(case, pause)
 
@@ -338,26 +353,40 @@ class Caretaker:
         case.not_before = anyio.current_time() + pause
         self._put(case, case.not_before)
 
-    def _close_request(self, case: Case) -> None:
-        """The verdict is on disk."""
-        finish_request(case.database)
-        case.requested, case.attempt = False, 0
-        case.status = Status(case.database)
+    def _give_up(self, case: Case, error: InitializationError) -> None:
+        """No further attempt is planned; what of the machine was in the way is looked at with each scan.
+
+        Whoever asked is answered by a verdict on disk. While it cannot be written the request stays, and each scan
+        tries again.
+        """
+        case.owed = case.status if case.status.unwritten else None
+        case.obstacle = obstacle_of(error, (case.database.folder, case.database.private, case.database.path))
+        case.cleaned = False
+        answers = None
+        if case.owed is None or not case.requested:
+            finish_request(case.database)
+            case.requested = False
+        else:
+            answers = case.status.record["answers"]
+        # What failed for the last time for want of something is tried but once when that is there.
+        case.attempt = self._retry.attempts - 1 if error.retryable else 0
+        case.status = Status(case.database, answers=answers)
 
     def _clean(self, case: Case) -> None:
-        """Once after the start: remove what a killed initialization left, if nobody is at work there now."""
-        case.cleaned = True
-        if has_leftovers(case.database):
-            lock = DatabaseLock(case.database.lock)
-            if lock.acquire():
-                try:
-                    for leftover in clean_leftovers(case.database):
-                        event_log("leftover_removed", f"removed {leftover.name}", database=str(case.database))
-                finally:
-                    lock.release()
+        """After the start and a failure: remove what was left, if nobody is at work there now."""
+        with suppress(InitializationError, OSError):  # the next check tries again
+            if has_leftovers(case.database):
+                lock = DatabaseLock(case.database.lock)
+                if lock.acquire():
+                    try:
+                        for leftover in clean_leftovers(case.database):
+                            event_log("leftover_removed", f"removed {leftover.name}", database=str(case.database))
+                    finally:
+                        lock.release()
+            case.cleaned = True
 
     async def _read(self, path: Path) -> Reading:
-        return await anyio.to_thread.run_sync(read_database, path, limiter=self._threads)
+        return await run_in_thread(partial(read_database, path), limiter=self._threads)
 
     def _enqueue(self, case: Case) -> None:
         self._no_longer_busy(case)
@@ -366,7 +395,8 @@ class Caretaker:
         elif self._backlog.add(case, requested=case.requested):
             position = self._backlog.position(case)
             event_log("queued", f"queued: {position} before it", "DEBUG", database=str(case.database))
-            case.status.show(
+            _show(
+                case,
                 state=InitializationState.NOT_STARTED.value,
                 reason="queued",
                 queue_position=position,
@@ -407,8 +437,7 @@ class Caretaker:
         for position, case in enumerate(self._backlog):
             if not case.requested:
                 break
-            with suppress(InitializationError):  # its folder may be gone by now: its own turn will tell
-                case.status.show(queue_position=position)
+            _show(case, queue_position=position)  # its folder may be gone by now: its own turn will tell
 
     async def _initialize(self, case: Case) -> None:
         database = case.database
@@ -442,9 +471,30 @@ class Caretaker:
         elif pause is not None:
             self._try_again(case, pause)
         else:
+            assert result.error is not None
             with suppress(InitializationError):  # without a plan there is nothing that could be refused again
                 case.refused = _refusal(await inspect(self._tools, database))
-            self._close_request(case)
+            self._give_up(case, result.error)
+
+
+def _show(case: Case, **changes: Any) -> None:
+    """Show how it goes, where that can be written: the work itself does not depend on it."""
+    try:
+        case.status.show(**changes)
+    except InitializationError as error:
+        _tell_unwritten(case, error, "DEBUG")
+
+
+def _catch_up(case: Case) -> None:
+    """Write down the verdict that could not be written, unless somebody is at work there."""
+    if case.owed is not None and not held(case.database.lock):
+        with suppress(InitializationError):
+            case.owed.write()
+            case.owed = None
+
+
+def _tell_unwritten(case: Case, error: InitializationError, level: str = "ERROR") -> None:
+    event_log("status_not_written", error.message, level, database=str(case.database), error_code=error.code)
 
 
 def _refusal(found: Inspection) -> tuple[Any, ...]:

@@ -7,7 +7,6 @@ thread started it and however the parent ended.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import signal
@@ -22,16 +21,13 @@ import anyio
 import anyio.abc
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from selfheald.errors import InitializationError, InitializationTimeoutError, from_os_error
+from selfheald.errors import SHORTAGES, InitializationError, InitializationTimeoutError, from_os_error
 
 CHILD = Path(__file__).with_name("child")
 #: A single event longer than this is not of the protocol (bytes).
 MAX_EVENT_BYTES = 64 << 20
 #: Seconds that a child that has told its result may take to end (DuckDB writes its checkpoint then).
 EXIT_SECONDS = 30.0
-
-#: What starting a process may lack for a while.
-_EXHAUSTED = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
 
 OnEvent = Callable[[dict[str, Any]], None]
 
@@ -107,12 +103,8 @@ async def _start(
                 pass_fds=tuple(locks),
             )
         except OSError as error:
-            if error.errno in _EXHAUSTED:
-                raise InitializationError(
-                    f"cannot start a process: {error.strerror}",
-                    code="interrupted",
-                    hint="The machine is short of processes, memory or descriptors; it is tried again by itself.",
-                ) from error
+            if error.errno in SHORTAGES:
+                raise from_os_error(error, None, "start a process") from error
             raise InitializationError(
                 f"cannot start {python}: {error.strerror}",
                 code="dbt_unavailable",

@@ -11,12 +11,12 @@ from typing import Any
 import anyio
 import anyio.abc
 import anyio.lowlevel
-import anyio.to_thread
 
 from selfheald import watch
 from selfheald.client import file_identity
 from selfheald.config import Config
 from selfheald.log import event_log
+from selfheald.threads import run_in_thread
 from selfheald.watch import Hints, Scan, Watcher
 
 #: Seconds within which a new watch must have proved itself, and one that has run for long.
@@ -141,7 +141,7 @@ class Lookout:
     async def scan(self, folders: Collection[Path]) -> Scan:
         """Walk the folders, and look at what is new or not as it was when it was last ready."""
         look = partial(watch.scan, list(folders), self.config.watch.database, self.exclude)
-        found = await anyio.to_thread.run_sync(look, limiter=self._threads)
+        found = await run_in_thread(look, limiter=self._threads)
         for folder in set(found.unreadable) - self._unreadable:
             self._unreadable.add(folder)
             event_log("folder_unreadable", f"cannot read {folder}: what is in it is not watched", "WARNING")
@@ -154,7 +154,7 @@ class Lookout:
                 if known.get(path) is None or file_identity(path) != known[path] or not _has_marker(path)
             ]
 
-        for path in await anyio.to_thread.run_sync(changed, limiter=self._threads):
+        for path in await run_in_thread(changed, limiter=self._threads):
             self._on_database(path, path in known)
         for path in found.requested:
             self._on_database(path, False)
