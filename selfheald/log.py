@@ -10,6 +10,7 @@ line, and no character of it moves a cursor.
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import logging
 import os
@@ -248,8 +249,8 @@ class _Stderr:
 class _File:
     """The log file: ``private``, a loguru logger of its own, rotates it; its failures never reach the program.
 
-    While the file cannot be written, each line tries it again, opens it anew, and goes to ``spare``, if there is
-    one (nothing else shows it then); one line on stderr says when that begins.
+    While the file cannot be written, each line tries it again and goes to ``spare``, if there is one (nothing
+    else shows it then); one line on stderr says when that begins.
     """
 
     def __init__(self, log: LogConfig, path: Path, private: Logger, spare: _Stderr | None) -> None:
@@ -293,7 +294,8 @@ class _File:
                     self._logger.opt(raw=True).info("\n")
             self._logger.opt(raw=True).info(str(message))
         except (OSError, ValueError) as error:
-            self._let_go()  # of what its buffer could not be rid of, too: half a line would be written later
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                self._let_go()  # what found no room is in its buffer still, and would fill that up
             if not self._failing:
                 self._failing = True
                 self._complain(_reason(error))
