@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 from typing import Any, Mapping, Optional, Sequence
 
 #: Failures that a later attempt can overcome without anybody's help.
@@ -43,11 +44,13 @@ HINTS: Mapping[str, str] = {
 
 #: What a machine can lack for a while, and what to do then. What lacks it is tried again by itself.
 SHORTAGES: Mapping[Optional[int], str] = {
-    errno.EMFILE: "selfheald may open no more files: raise its limit (`ulimit -n`, LimitNOFILE=). A daemon goes on then.",
+    errno.EMFILE: "selfheald may open no more files: raise its limit (`ulimit -n`, LimitNOFILE=). "
+    "A daemon then goes on by itself.",
     errno.ENFILE: "The machine has too many files open: close some programs. A daemon then goes on by itself.",
     errno.EAGAIN: "This user has too many processes: end some, or raise the limit (`ulimit -u`, TasksMax=). "
     "A daemon then goes on by itself.",
-    errno.ENOMEM: "Memory is short: end some programs, or raise the limit (MemoryMax=). A daemon then goes on by itself.",
+    errno.ENOMEM: "Memory is short: end some programs, or raise the limit (MemoryMax=). "
+    "A daemon then goes on by itself.",
 }
 
 
@@ -173,8 +176,9 @@ def _hint(error: OSError, path: Optional[object]) -> Optional[str]:
 
 
 def _hint_about_files(path: str) -> Optional[str]:
+    folder = next((folder for folder in Path(path).parents if folder.is_dir()), Path())
     try:
-        found = os.statvfs(os.path.dirname(path) or ".")
+        found = os.statvfs(folder)
     except OSError:
         return None
     if found.f_favail == 0 and found.f_files:

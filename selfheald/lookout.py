@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import anyio.lowlevel
 from selfheald import watch
 from selfheald.client import file_identity
 from selfheald.config import Config
+from selfheald.errors import InitializationError
 from selfheald.log import event_log
 from selfheald.threads import run_in_thread
 from selfheald.watch import Hints, Scan, Watcher
@@ -93,7 +95,8 @@ class Lookout:
             self._watcher = None
             self._set_watcher("degraded", sound=False)
             event_log("watch_ended", f"the watch ended ({reason}); it is made again", "WARNING")
-            await self.scan(self.roots)
+            with suppress(InitializationError):  # no thread could be started: the next scan makes up for it
+                await self.scan(self.roots)
             if first:
                 task_status.started()
                 first = False

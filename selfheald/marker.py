@@ -10,6 +10,7 @@ import stat
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,9 @@ OnWrite = Callable[[dict[str, Any]], None]
 MAX_HISTORY_BYTES = 4 << 20
 
 
+@cache
 def installed_version() -> str:
-    """This package's version."""
+    """This package's version; asked for once, since that opens files, which can fail."""
     try:
         return version("selfheald")
     except PackageNotFoundError:

@@ -138,7 +138,8 @@ class Selfheald:
         self, *arguments: object, env: Mapping[str, str] | None = None, **settings: object
     ) -> Iterator[Running]:
         """A command that runs, in a group of its own; killed in the end if it still does."""
-        with running([*self.prefix, *command(*arguments)], self.folder, self.settings(**settings) | dict(env or {})) as process:
+        line = [*self.prefix, *command(*arguments)]
+        with running(line, self.folder, self.settings(**settings) | dict(env or {})) as process:
             yield process
 
     def daemon(self, *roots: Path, **settings: object) -> Daemon:

@@ -11,7 +11,7 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -19,6 +19,8 @@ import pytest
 
 _CLONE_NEWNS = 0x00020000
 MB = 1_000_000
+#: Files that a disk has room for, unless that is changed.
+MANY_FILES = 100_000
 
 #: Moves the wall clock of a process, and no other of its clocks, by the seconds that a file holds.
 _CLOCK = r"""
@@ -87,12 +89,12 @@ def private_mounts() -> Iterator[None]:
 
 
 class Disk:
-    """A file system in memory, of a size in bytes, with room for so many files; mounted at ``path``."""
+    """A file system in memory, of a size in bytes, mounted at ``path``."""
 
-    def __init__(self, path: Path, size: int, files: int = 0) -> None:
+    def __init__(self, path: Path, size: int) -> None:
         self.path = path
         path.mkdir(parents=True, exist_ok=True)
-        _run("mount", "-t", "tmpfs", "-o", f"size={size},nr_inodes={files},mode=0755", "tmpfs", path)
+        _run("mount", "-t", "tmpfs", "-o", f"size={size},nr_inodes={MANY_FILES},mode=0755", "tmpfs", path)
 
     @property
     def free(self) -> int:
@@ -117,9 +119,45 @@ class Disk:
         """Give back what was taken."""
         self.ballast.unlink(missing_ok=True)
 
-    def remount(self, *options: str) -> None:
-        """Change options of the mount: ``ro``, ``rw``, ``size=…``, ``nr_inodes=…``."""
-        _run("mount", "-o", ",".join(("remount", *options)), self.path)
+    @contextmanager
+    def full(self, leave: int = 0) -> Iterator[None]:
+        """No room but ``leave`` bytes while the body runs."""
+        self.fill(leave)
+        try:
+            yield
+        finally:
+            self.make_room()
+
+    @contextmanager
+    def no_files_left(self) -> Iterator[None]:
+        """No room for a further file, folder or link while the body runs."""
+        _run("mount", "-o", f"remount,nr_inodes={self.files}", self.path)
+        try:
+            yield
+        finally:
+            _run("mount", "-o", f"remount,nr_inodes={MANY_FILES}", self.path)
+
+    @property
+    def files(self) -> int:
+        """How many files, folders and links there are."""
+        found = os.statvfs(self.path)
+        return found.f_files - found.f_ffree
+
+    @contextmanager
+    def read_only(self, folder: Path, moved_in: Iterable[Path]) -> Iterator[None]:
+        """Nothing can be written in a folder of this disk by its path, not even by root, while the body runs.
+
+        The kernel turns no file system read-only as long as a file of it is open for writing. So the folder is
+        mounted over itself; what is to be in it when that begins is moved there at the last moment.
+        """
+        for each in moved_in:
+            each.rename(folder / each.name)
+        _run("mount", "--bind", folder, folder)
+        try:
+            _run("mount", "-o", "remount,bind,ro", folder)
+            yield
+        finally:
+            _run("umount", "--lazy", folder)
 
     def unmount(self) -> None:
         """Take it away, also while something is open on it."""
@@ -127,9 +165,9 @@ class Disk:
 
 
 @contextmanager
-def disk(path: Path, size: int, files: int = 0) -> Iterator[Disk]:
+def disk(path: Path, size: int) -> Iterator[Disk]:
     """A :class:`Disk` for as long as the body runs; only within :func:`private_mounts`."""
-    made = Disk(path, size, files)
+    made = Disk(path, size)
     try:
         yield made
     finally:
@@ -158,6 +196,28 @@ def as_user(uid: int) -> list[str]:
     if os.geteuid() != 0 or shutil.which("setpriv") is None:
         pytest.skip("runs the program as another user: needs to be root, and setpriv")
     return ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+
+
+@contextmanager
+def crowd(uid: int, prefix: list[str]) -> Iterator[int]:
+    """So many processes of a user that a further one or two are all that a limit of the number given leaves."""
+    sleepers = [subprocess.Popen([*prefix, "sleep", "3600"]) for _ in range(3)]
+    try:
+        yield tasks_of(uid)
+    finally:
+        for sleeper in sleepers:
+            sleeper.kill()
+            sleeper.wait()
+
+
+def tasks_of(uid: int) -> int:
+    """How many threads the processes of a user have, which is what the limit of processes counts."""
+    count = 0
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdigit() and entry.stat().st_uid == uid:
+                count += len(list((entry / "task").iterdir()))
+    return count
 
 
 class Clock:
