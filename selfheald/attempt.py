@@ -71,10 +71,10 @@ class Attempt:
             progress = dict(self.status.record["progress"])
             progress["node"] = event["name"]
             progress["done"] += event["state"] == "finished"
-            self.status.write(progress=progress)
+            self._show(progress=progress)
         elif event["event"] == "warning":
             self.log("dbt_warning", str(event["message"]), level="WARNING")
-            self.status.write(warnings=[*self.status.record["warnings"], str(event["message"])])
+            self._show(warnings=[*self.status.record["warnings"], str(event["message"])])
 
     def begin(self, name: str) -> None:
         """A step begins."""
@@ -82,7 +82,7 @@ class Attempt:
         if self.status.record["progress"] is not None:
             self.status.record["progress"] = {**self.status.record["progress"], "node": None}
         if self.status.record["state"] == InitializationState.IN_PROGRESS.value:
-            self.status.write()
+            self._show()
         assert step.started_at is not None
         self.log(
             "initialization_step_start",
@@ -96,7 +96,7 @@ class Attempt:
         """A step has ended, with ``error`` if it failed."""
         step = self.status.end(name, error)
         if self.status.record["state"] == InitializationState.IN_PROGRESS.value and error is None:
-            self.status.write()
+            self._show()
         self.log(
             "initialization_step_complete",
             f"{step.display_name}: {'failed' if error else 'done'} after {step.duration_seconds or 0:.2f} s",
@@ -177,10 +177,17 @@ class Attempt:
                 eta_seconds=None,
                 completed_at=iso_time(result.completed_at),
             )
-            self._record(result)
         except InitializationError as unwritten:
             self.log("status_not_written", unwritten.message, level="ERROR", error_code=unwritten.code)
+        self._record(result)
         return result
+
+    def _show(self, **changes: Any) -> None:
+        """Show how far it is, where that can be written: the work itself does not depend on it."""
+        try:
+            self.status.write(**changes)
+        except InitializationError as unwritten:
+            self.log("status_not_written", unwritten.message, level="DEBUG", error_code=unwritten.code)
 
     def _result(self, outcome: str, error: InitializationError | None) -> InitializationResult:
         return InitializationResult(
@@ -198,7 +205,13 @@ class Attempt:
         )
 
     def _record(self, result: InitializationResult) -> None:
-        append_history(self.database, {**result.as_dict(), "trigger": self.trigger}, self.history_keep)
+        """The history is a memory: a database is no less ready where there is no room for it."""
+        try:
+            append_history(self.database, {**result.as_dict(), "trigger": self.trigger}, self.history_keep)
+        except InitializationError as unwritten:
+            self.log("history_not_written", unwritten.message, level="WARNING", error_code=unwritten.code)
+        except OSError as unwritten:
+            self.log("history_not_written", str(unwritten), level="WARNING")
 
     def log(self, event: str, message: str, *, level: str = "INFO", **fields: Any) -> None:
         event_log(event, message, level, database=str(self.database), attempt_id=self.attempt_id, **fields)

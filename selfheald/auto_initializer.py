@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import anyio
-import anyio.to_thread
 
 from selfheald.config import Config, load_config
 from selfheald.errors import ConcurrentInitializationError, InitializationError
@@ -41,6 +40,7 @@ from selfheald.table_checker import (
     read_in_child,
     resolve_required_with,
 )
+from selfheald.threads import run_in_thread
 from selfheald.workspace import Database
 
 __all__ = ["AutoInitializer", "TableExistenceChecker", "read_apart", "read_here", "required_tables"]
@@ -187,7 +187,7 @@ async def read_apart(path: Path) -> Reading:
 
 async def read_here(path: Path) -> Reading:
     """Look at a database from a worker thread, for programs that never open one with DuckDB's own lock."""
-    return await anyio.to_thread.run_sync(partial(read_database, path))
+    return await run_in_thread(partial(read_database, path))
 
 
 def _run_apart(function: Callable[[], Awaitable[_Result]]) -> _Result:

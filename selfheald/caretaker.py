@@ -7,12 +7,12 @@ import random
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.lowlevel
-import anyio.to_thread
 
 from selfheald import decision
 from selfheald.agenda import Agenda
@@ -20,7 +20,7 @@ from selfheald.backlog import Backlog
 from selfheald.client import file_identity, valid_marker
 from selfheald.config import Config
 from selfheald.decision import Decision
-from selfheald.errors import ConcurrentInitializationError, InitializationError
+from selfheald.errors import ConcurrentInitializationError, InitializationError, from_os_error, is_shortage
 from selfheald.initialization import (
     BusyError,
     Inspection,
@@ -34,7 +34,7 @@ from selfheald.initialization import (
     put_status_right,
 )
 from selfheald.initialization_state import InitializationState, iso_time
-from selfheald.locks import DatabaseLock, Holder
+from selfheald.locks import DatabaseLock, Holder, held
 from selfheald.log import event_log
 from selfheald.marker import (
     Status,
@@ -45,11 +45,13 @@ from selfheald.marker import (
     take_request,
     waiting_request,
 )
+from selfheald.obstacle import Obstacle, obstacle_of
 from selfheald.planner import Planner
 from selfheald.retry import RetryPolicy
 from selfheald.sight import Sight, same_database, sight
 from selfheald.staging import clean_leftovers, has_leftovers
 from selfheald.table_checker import Reading, read_database
+from selfheald.threads import run_in_thread
 from selfheald.workspace import Database
 
 #: Checks under way at once.
@@ -71,6 +73,8 @@ class Case:
 
     ``turn`` is held by a check or an initialization of it, so that neither answers for the other. ``settled`` is how
     it looked when nothing was left to do about it but to wait: for a change, a request, or its turn in the queue.
+    ``refused`` is what was there when it was given up, ``obstacle`` what of the machine was in the way then; ``owed``
+    is a verdict that could not be written.
     """
 
     database: Database
@@ -88,6 +92,8 @@ class Case:
     settled: Sight | None = None
     gone: bool = False
     refused: tuple[Any, ...] | None = None
+    obstacle: Obstacle | None = None
+    owed: Status | None = None
     cleaned: bool = False
     turn: anyio.Lock = field(default_factory=anyio.Lock)
 
@@ -237,6 +243,8 @@ class Caretaker:
                 await self._check(case)
         except InitializationError as error:
             self._refuse(case, error)
+        except OSError as error:
+            self._refuse(case, from_os_error(error, error.filename or case.database, "use"))
         except Exception as error:  # noqa: BLE001 - one bad workspace never stops the daemon
             event_log("check_error", f"unexpected: {error!r}", "ERROR", database=str(case.database), exception=error)
         finally:
@@ -264,11 +272,12 @@ class Caretaker:
             raise
         if there and (not case.requested or case.status.record["answers"] != request_id):
             case.requested, case.attempt, case.not_before, case.refused = True, 0, float("-inf"), None
+            case.obstacle = case.owed = None
             case.status = Status(database, answers=request_id)
             event_log("request", "a simulator asks for it", "DEBUG", database=str(database))
             case.status.begin("check_tables")
             if not os.path.lexists(database.marker):  # else the record of how it became ready stays
-                case.status.show(state=InitializationState.NOT_STARTED.value)
+                _show(case, state=InitializationState.NOT_STARTED.value)
         if not case.cleaned:
             self._clean(case)
         if case.not_before > anyio.current_time():
@@ -296,7 +305,7 @@ class Caretaker:
 
     def _act(self, case: Case, found: Inspection, seen: Sight) -> None:
         database, check = case.database, found.check
-        if not check.complete and remove_marker(database):
+        if not check.complete and not is_shortage(check.error) and remove_marker(database):
             event_log("marker_removed", "no longer ready", database=str(database))
         wanted = decision.decide(check, requested=case.requested, heal=self.config.watch.heal)
         if wanted is Decision.LOOK_AGAIN or wanted is Decision.WAIT:
@@ -316,8 +325,12 @@ class Caretaker:
                 path=database,
             )
         else:
-            if wanted is Decision.INITIALIZE and (case.requested or case.refused != _refusal(found)):
-                self._enqueue(case)
+            if wanted is Decision.INITIALIZE:
+                over = case.obstacle is not None and case.obstacle.is_over()
+                if case.requested or over or case.refused != _refusal(found):
+                    self._enqueue(case)
+                else:
+                    _catch_up(case)
             identity = found.reading.identity
             if identity is not None and outlived_a_tick(identity, found.reading.read_at):
                 self._settle(case, seen)
@@ -325,7 +338,8 @@ class Caretaker:
     def _settle(self, case: Case, seen: Sight | None) -> None:
         """Nothing is left to do about the database as it was ``seen`` before it was looked at."""
         now = sight(case.database.path)
-        case.settled = now if seen is not None and same_database(seen, now) else None
+        is_done = case.obstacle is None and case.owed is None and seen is not None and same_database(seen, now)
+        case.settled = now if is_done else None
 
     def _adopt(self, case: Case, found: Inspection, seen: Sight) -> None:
         put_status_right(case.status)
@@ -342,7 +356,8 @@ class Caretaker:
             who = "somebody is writing to it" if holder is None else f"PID {holder.pid} ({holder.command}) holds it"
             event_log("busy", f"busy: {who}", database=str(case.database))
         if case.requested or not os.path.lexists(case.database.marker):
-            case.status.show(
+            _show(
+                case,
                 state=InitializationState.NOT_STARTED.value,
                 reason="busy",
                 queue_position=None,
@@ -362,15 +377,16 @@ class Caretaker:
         self._backlog.discard(case)
         finish_request(case.database)
         case.status = Status(case.database)
+        case.requested, case.attempt, case.refused, case.obstacle, case.owed = False, 0, None, None, None
         if os.path.lexists(case.database.marker):
             self._settle(case, seen)
-        case.requested, case.attempt, case.refused = False, 0, None
         case.not_before = float("-inf")
 
     def _refuse(self, case: Case, error: InitializationError) -> None:
         """A check ended in an error: tell once, and answer whoever asked."""
         key = (error.code, error.message, *_identity_key(file_identity(case.database.path)))
         if case.refused == key and not case.requested:
+            _catch_up(case)
             return
         case.refused = key
         case.attempt += 1
@@ -397,9 +413,9 @@ class Caretaker:
                 completed_at=iso_time(time.time()),
             )
         except InitializationError as unwritten:
-            event_log("status_not_written", unwritten.message, "ERROR", database=str(case.database))
+            _tell_unwritten(case, unwritten)
         if pause is None:
-            self._close_request(case)
+            self._give_up(case, error)
         else:
             self._try_again(case, pause)
 
@@ -410,27 +426,41 @@ class Caretaker:
         case.not_before = anyio.current_time() + pause
         self._put(case, case.not_before)
 
-    def _close_request(self, case: Case) -> None:
-        """The verdict is on disk."""
-        finish_request(case.database)
-        case.requested, case.attempt = False, 0
-        case.status = Status(case.database)
+    def _give_up(self, case: Case, error: InitializationError) -> None:
+        """No further attempt is planned; what of the machine was in the way is looked at with each scan.
+
+        Whoever asked is answered by a verdict on disk. While it cannot be written the request stays, and each scan
+        tries again.
+        """
+        case.owed = case.status if case.status.unwritten else None
+        case.obstacle = obstacle_of(error, (case.database.folder, case.database.private, case.database.path))
+        case.cleaned, case.settled = False, None
+        answers = None
+        if case.owed is None or not case.requested:
+            finish_request(case.database)
+            case.requested = False
+        else:
+            answers = case.status.record["answers"]
+        # What failed for the last time for want of something is tried but once when that is there.
+        case.attempt = self._retry.attempts - 1 if error.retryable else 0
+        case.status = Status(case.database, answers=answers)
 
     def _clean(self, case: Case) -> None:
-        """Once after the start: remove what a killed initialization left, as soon as nobody is at work there."""
-        if has_leftovers(case.database):
-            lock = DatabaseLock(case.database.lock)
-            if not lock.acquire():
-                return
-            try:
-                for leftover in clean_leftovers(case.database):
-                    event_log("leftover_removed", f"removed {leftover.name}", database=str(case.database))
-            finally:
-                lock.release()
-        case.cleaned = True
+        """After the start and a failure: remove what was left, as soon as nobody is at work there."""
+        with suppress(InitializationError, OSError):  # the next check tries again
+            if has_leftovers(case.database):
+                lock = DatabaseLock(case.database.lock)
+                if not lock.acquire():
+                    return
+                try:
+                    for leftover in clean_leftovers(case.database):
+                        event_log("leftover_removed", f"removed {leftover.name}", database=str(case.database))
+                finally:
+                    lock.release()
+            case.cleaned = True
 
     async def _read(self, path: Path) -> Reading:
-        return await anyio.to_thread.run_sync(read_database, path, limiter=self._threads)
+        return await run_in_thread(partial(read_database, path), limiter=self._threads)
 
     def _enqueue(self, case: Case) -> None:
         self._no_longer_busy(case)
@@ -440,7 +470,8 @@ class Caretaker:
         added = self._backlog.add(case, requested=case.requested)
         if added or case.requested:
             position = self._backlog.position(case)
-            case.status.show(
+            _show(
+                case,
                 state=InitializationState.NOT_STARTED.value,
                 reason="queued",
                 queue_position=position,
@@ -485,8 +516,7 @@ class Caretaker:
                 break
             told = case.status.record["queue_position"]
             if told is None or told - position > told // WORTH_TELLING:
-                with suppress(InitializationError):  # its folder may be gone by now: its own turn will tell
-                    case.status.show(queue_position=position)
+                _show(case, queue_position=position)  # its folder may be gone by now: its own turn will tell
 
     async def _initialize(self, case: Case) -> None:
         database = case.database
@@ -522,9 +552,30 @@ class Caretaker:
         elif pause is not None:
             self._try_again(case, pause)
         else:
+            assert result.error is not None
             with suppress(InitializationError):  # without a plan there is nothing that could be refused again
                 case.refused = _refusal(await inspect(self._tools, database))
-            self._close_request(case)
+            self._give_up(case, result.error)
+
+
+def _show(case: Case, **changes: Any) -> None:
+    """Show how it goes, where that can be written: the work itself does not depend on it."""
+    try:
+        case.status.show(**changes)
+    except InitializationError as error:
+        _tell_unwritten(case, error, "DEBUG")
+
+
+def _catch_up(case: Case) -> None:
+    """Write down the verdict that could not be written, unless somebody is at work there."""
+    if case.owed is not None and not held(case.database.lock):
+        with suppress(InitializationError):
+            case.owed.write()
+            case.owed = None
+
+
+def _tell_unwritten(case: Case, error: InitializationError, level: str = "ERROR") -> None:
+    event_log("status_not_written", error.message, level, database=str(case.database), error_code=error.code)
 
 
 def _is_asked_anew(case: Case) -> bool:

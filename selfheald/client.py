@@ -401,6 +401,9 @@ class _Wait:
 
     def advice(self) -> str:
         """What to do when the time is up."""
+        lacking = _lacks(self.database.parent)
+        if lacking:
+            return f"{lacking}; the daemon then goes on by itself. Then wait again."
         if self.request_id and request_path(self.database).exists():
             folder = self.database.parent
             return f"The daemon has not taken the request: may it write to {folder}? Its log tells."
@@ -502,6 +505,21 @@ class _Wait:
                 raise InitializationError(
                     f"the daemon may not use {folder}", code="permission_denied", path=folder, hint=hint
                 )
+
+
+def _lacks(folder: Path) -> Optional[str]:
+    """What the folder's file system lacks for anybody to make a database ready there, as a next step."""
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return None
+    if found.f_flag & os.ST_RDONLY:
+        return f"The file system of {folder} is read-only: mount it writable"
+    if found.f_blocks and not found.f_bavail:
+        return f"The file system of {folder} is full: free disk space"
+    if found.f_files and not found.f_favail:
+        return f"The file system of {folder} can hold no more files (inodes): delete some"
+    return None
 
 
 def is_held(lock_file: PathLike) -> bool:

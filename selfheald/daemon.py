@@ -89,8 +89,11 @@ class Daemon:
         """Every ``watch.rescan`` seconds the truth, whatever events were lost."""
         while True:
             await anyio.sleep(self.config.watch.rescan)
-            await self._lookout.rescan()
-            await self._caretaker.follow_project()
+            try:
+                await self._lookout.rescan()
+                await self._caretaker.follow_project()
+            except (InitializationError, OSError) as error:  # a shortage of the machine, which passes
+                event_log("scan_failed", f"no scan this time: {error}", "WARNING")
 
     async def _listen_to_signals(self, life: anyio.CancelScope) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:

@@ -7,7 +7,6 @@ thread started it and however the parent ended.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -23,7 +22,7 @@ import anyio
 import anyio.abc
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from selfheald.errors import InitializationError, InitializationTimeoutError, from_os_error
+from selfheald.errors import SHORTAGES, InitializationError, InitializationTimeoutError, from_os_error
 from selfheald.workspace import Folder
 
 CHILD = Path(__file__).with_name("child")
@@ -33,9 +32,6 @@ MAX_EVENT_BYTES = 64 << 20
 EXIT_SECONDS = 30.0
 #: Seconds after the time limit at which a child ends by itself, if its parent was stopped and so could not kill it.
 OVERTIME_SECONDS = 5.0
-
-#: What starting a process may lack for a while.
-_EXHAUSTED = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
 
 OnEvent = Callable[[dict[str, Any]], None]
 
@@ -131,12 +127,8 @@ async def _start(
                 pass_fds=tuple(locks),
             )
         except OSError as error:
-            if error.errno in _EXHAUSTED:
-                raise InitializationError(
-                    f"cannot start a process: {error.strerror}",
-                    code="interrupted",
-                    hint="The machine is short of processes, memory or descriptors; it is tried again by itself.",
-                ) from error
+            if error.errno in SHORTAGES:
+                raise from_os_error(error, None, "start a process") from error
             raise InitializationError(
                 f"cannot start {python}: {error.strerror}",
                 code="dbt_unavailable",

@@ -11,7 +11,7 @@ import errno
 import re
 from collections.abc import Mapping
 
-from selfheald.errors import DatabaseCorruptionError, InitializationError
+from selfheald.errors import SHORTAGES, DatabaseCorruptionError, InitializationError, from_os_error
 from selfheald.file_header import Header
 
 _LONGEST = 300
@@ -99,6 +99,8 @@ def _message(failure: BaseException, path: object) -> str:
 
 def _system_error(failure: OSError, path: object) -> InitializationError:
     text = failure.strerror or str(failure)
+    if failure.errno in SHORTAGES:
+        return from_os_error(failure, path, "read")
     if failure.errno == errno.EIO:
         return DatabaseCorruptionError(f"{path} cannot be read: {text}", db_path=path)
     code = {

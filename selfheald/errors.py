@@ -44,6 +44,18 @@ HINTS: Mapping[str, str] = {
 }
 
 
+#: What a machine can lack for a while, and what to do then. What lacks it is tried again by itself.
+SHORTAGES: Mapping[Optional[int], str] = {
+    errno.EMFILE: "selfheald may open no more files: raise its limit (`ulimit -n`, LimitNOFILE=). "
+    "A daemon then goes on by itself.",
+    errno.ENFILE: "The machine has too many files open: close some programs. A daemon then goes on by itself.",
+    errno.EAGAIN: "This user has too many processes: end some, or raise the limit (`ulimit -u`, TasksMax=). "
+    "A daemon then goes on by itself.",
+    errno.ENOMEM: "Memory is short: end some programs, or raise the limit (MemoryMax=). "
+    "A daemon then goes on by itself.",
+}
+
+
 class InitializationError(Exception):
     """A database could not be made ready.
 
@@ -180,7 +192,7 @@ def _group_name(number: int) -> str:
         return str(number)
 
 
-def from_os_error(error: OSError, path: object, doing: str) -> InitializationError:
+def from_os_error(error: OSError, path: Optional[object], doing: str) -> InitializationError:
     """What the operating system refused while ``doing`` something with ``path``, as one of our codes."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         code = "disk_full"
@@ -190,7 +202,40 @@ def from_os_error(error: OSError, path: object, doing: str) -> InitializationErr
         code = "unsafe_path"
     else:
         code = "interrupted"
-    return InitializationError(f"cannot {doing} {path}: {error.strerror}", code=code, path=path)
+    what = doing if path is None else f"{doing} {path}"
+    told = InitializationError(f"cannot {what}: {error.strerror}", code=code, hint=_hint(error, path), path=path)
+    told.__cause__ = error
+    return told
+
+
+def is_shortage(error: Optional[InitializationError]) -> bool:
+    """True if the machine had too few descriptors, processes or memory to begin: nothing is known, nothing was done."""
+    cause = None if error is None else error.__cause__
+    return isinstance(cause, OSError) and cause.errno in SHORTAGES
+
+
+def _hint(error: OSError, path: Optional[object]) -> Optional[str]:
+    """What to do, where the operating system's answer tells more than its code."""
+    if error.errno in SHORTAGES:
+        return SHORTAGES[error.errno]
+    if error.errno == errno.EROFS:
+        return "Its file system is read-only: mount it writable again; a daemon then goes on by itself."
+    if error.errno == errno.EDQUOT:
+        return "The disk quota of this user is used up: free some, or raise it; a daemon then goes on by itself."
+    if error.errno == errno.ENOSPC and path is not None:
+        return _hint_about_files(str(path))
+    return None
+
+
+def _hint_about_files(path: str) -> Optional[str]:
+    folder = next((folder for folder in Path(path).parents if folder.is_dir()), Path())
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return None
+    if found.f_favail == 0 and found.f_files:
+        return "The file system can hold no more files (inodes): delete some; a daemon then goes on by itself."
+    return None
 
 
 def from_dict(record: Mapping[str, Any]) -> InitializationError:

@@ -12,7 +12,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from selfheald.errors import DatabaseCorruptionError, InitializationError
+from selfheald.errors import SHORTAGES, DatabaseCorruptionError, InitializationError, from_os_error
 from selfheald.locks import OPEN_SAFELY
 
 #: Bytes before the first block.
@@ -116,6 +116,8 @@ def not_regular(found: os.stat_result, path: Path) -> InitializationError | None
 
 def unopenable(error: OSError | ValueError, path: Path) -> InitializationError:
     """The error for a path that could not be opened or read."""
+    if isinstance(error, OSError) and error.errno in SHORTAGES:
+        return from_os_error(error, path, "read")
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     code = "permission_denied" if isinstance(error, PermissionError) else "unsafe_path"
     return InitializationError(f"Cannot read {path}: {text}", code=code, path=path)

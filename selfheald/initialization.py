@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio
-import anyio.to_thread
 
 from selfheald.attempt import Attempt, RetryRule
 from selfheald.client import valid_marker
@@ -25,6 +24,7 @@ from selfheald.plan import Plan, Work, find_work
 from selfheald.planner import Planner, Settings
 from selfheald.staging import Staging, clean_leftovers, open_staging, require_space
 from selfheald.table_checker import CheckResult, Reading, copy_in_child, judge
+from selfheald.threads import run_in_thread
 from selfheald.workspace import Database, Folder, ensure_private_folder, open_folder
 
 Result = TypeVar("Result")
@@ -194,7 +194,7 @@ async def in_stoppable_thread(function: Callable[..., Result]) -> Result:
     """Run ``function`` in a worker thread; when this is cancelled, the event that it is given as ``stop`` is set."""
     stop = threading.Event()
     try:
-        return await anyio.to_thread.run_sync(partial(function, stop=stop), abandon_on_cancel=True)
+        return await run_in_thread(partial(function, stop=stop), abandon_on_cancel=True)
     finally:
         stop.set()
 

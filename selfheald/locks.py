@@ -24,7 +24,7 @@ from typing import Any, Self
 from selfheald import client
 from selfheald.client import OPEN_SAFELY
 from selfheald.client import is_held as held
-from selfheald.errors import ConcurrentInitializationError, InitializationError
+from selfheald.errors import ConcurrentInitializationError, InitializationError, from_os_error
 
 __all__ = ["OPEN_SAFELY", "DatabaseLock", "Holder", "command_line", "held", "holder", "holder_of"]
 
@@ -268,11 +268,4 @@ def _as_initialization_error(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EMLINK, errno.EISDIR, errno.ENXIO, errno.ENOTDIR):
             raise _unsafe(path) from error
-        code = {
-            errno.EACCES: "permission_denied",
-            errno.EPERM: "permission_denied",
-            errno.EROFS: "permission_denied",
-            errno.ENOSPC: "disk_full",
-            errno.EDQUOT: "disk_full",
-        }.get(error.errno or 0, "unsafe_path")
-        raise InitializationError(f"Cannot open {path}: {error.strerror}", code=code, path=path) from error
+        raise from_os_error(error, path, "open") from error

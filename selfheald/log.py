@@ -10,8 +10,10 @@ line, and no character of it moves a cursor.
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import logging
+import os
 import re
 import sys
 import traceback
@@ -59,7 +61,7 @@ def configure(log: LogConfig, *, stderr: bool = True, stream: TextIO | None = No
     """Send the log where ``log`` says, in place of where it went before.
 
     ``stderr`` adds lines on stderr (``stream`` stands for it, in tests). A file that cannot be written is no
-    error: a warning names its folder, and the lines go to stderr alone. Colours appear on a terminal only.
+    error: a warning names its folder, and the lines go to stderr alone until it can. Colours appear on a terminal only.
     """
     logger.remove()
     logger.enable("selfheald")
@@ -70,15 +72,15 @@ def configure(log: LogConfig, *, stderr: bool = True, stream: TextIO | None = No
         # A copy of loguru's logger is independent of it, and can be made only while no sink is there.
         file = _File(log, log.file, copy.deepcopy(logger), None if stderr else spare)
         problem = file.open()
-    if stderr or problem is not None:
+    if stderr:
         line = _json_line if log.as_json else _short_line
         _add(spare, line, log.level, coloured=not log.as_json and spare.isatty() and colour_allowed())
-    if file is not None and problem is None:
+    if file is not None:
         _add(file, _json_line if log.as_json else _full_line, log.level)
     if log.file is not None and problem is not None:
         event_log(
             "log_unwritable",
-            f"No log file: {log.file.parent} cannot be written ({problem}); the log goes to stderr alone",
+            f"No log file: {log.file.parent} cannot be written ({problem}); the log goes to stderr alone until it can",
             "WARNING",
         )
 
@@ -257,32 +259,43 @@ class _File:
         self._logger = private
         self._spare = spare
         self._failing = False
+        self._sink: int | None = None
 
     def open(self) -> str | None:
         """Open the file. What is wrong with it, or None."""
         try:
-            self._logger.add(
-                # loguru would take braces in a path for a pattern of its own.
-                str(self._path).replace("{", "{{").replace("}", "}}"),
-                format="{message}",
-                level=0,
-                rotation=self._log.rotation,
-                retention=self._log.retention,
-                encoding="utf-8",
-                errors="backslashreplace",
-                watch=True,
-                catch=False,
-                backtrace=False,
-                diagnose=False,
-            )
+            self._add()
         except (OSError, ValueError) as error:
+            self._failing = True
             return _reason(error)
         return None
 
+    def _add(self) -> None:
+        self._sink = self._logger.add(
+            # loguru would take braces in a path for a pattern of its own.
+            str(self._path).replace("{", "{{").replace("}", "}}"),
+            format="{message}",
+            level=0,
+            rotation=self._log.rotation,
+            retention=self._log.retention,
+            encoding="utf-8",
+            errors="backslashreplace",
+            watch=True,
+            catch=False,
+            backtrace=False,
+            diagnose=False,
+        )
+
     def write(self, message: Message) -> None:
         try:
+            if self._sink is None:
+                self._add()
+                if _ends_within_a_line(self._path):
+                    self._logger.opt(raw=True).info("\n")
             self._logger.opt(raw=True).info(str(message))
         except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                self._let_go()  # what found no room is in its buffer still, and would fill that up
             if not self._failing:
                 self._failing = True
                 self._complain(_reason(error))
@@ -293,8 +306,13 @@ class _File:
 
     def stop(self) -> None:
         """Called by loguru when it lets go of this sink."""
-        with suppress(OSError, ValueError):
-            self._logger.remove()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            with suppress(OSError, ValueError):
+                self._logger.remove(sink)
 
     def _complain(self, reason: str) -> None:
         now = datetime.now(UTC)
@@ -304,6 +322,15 @@ class _File:
             told = {"timestamp": _instant(now), "level": "WARNING", "message": text, "event": "log_unwritable"}
             line = json.dumps(dict.fromkeys(KEYS) | told)
         (self._spare or _Stderr(None)).write(f"{line}\n")
+
+
+def _ends_within_a_line(path: Path) -> bool:
+    """True if the end of the file is half a line: the disk was full before all of it was written."""
+    with path.open("rb") as file:
+        if not file.seek(0, os.SEEK_END):
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
 
 
 def _reason(error: Exception) -> str:

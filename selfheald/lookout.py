@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -10,11 +11,12 @@ from typing import Protocol
 import anyio
 import anyio.abc
 import anyio.lowlevel
-import anyio.to_thread
 
 from selfheald import watch
 from selfheald.config import Config
+from selfheald.errors import InitializationError
 from selfheald.log import event_log
+from selfheald.threads import run_in_thread
 from selfheald.watch import Hints, Scan, Watcher
 
 #: Seconds within which a new watch must have proved itself, and one that has run for long.
@@ -106,7 +108,8 @@ class Lookout:
             self._watcher = None
             self._set_watcher("degraded", sound=False)
             event_log("watch_ended", f"the watch ended ({reason}); it is made again", "WARNING")
-            await self.scan(self.roots)
+            with suppress(InitializationError):  # no thread could be started: the next scan makes up for it
+                await self.scan(self.roots)
             if first:
                 task_status.started()
                 first = False
@@ -154,7 +157,7 @@ class Lookout:
     async def scan(self, folders: Collection[Path]) -> Scan:
         """Walk the folders, and look at what is new or not as it was when it was settled."""
         look = partial(watch.scan, list(folders), self.config.watch.database, self.exclude)
-        found = await anyio.to_thread.run_sync(look, limiter=self._threads)
+        found = await run_in_thread(look, limiter=self._threads)
         for folder in set(found.unreadable) - self._unreadable:
             self._unreadable.add(folder)
             event_log("folder_unreadable", f"cannot read {folder}: what is in it is not watched", "WARNING")
@@ -162,7 +165,7 @@ class Lookout:
         def changed() -> list[Path]:
             return [path for path in found.databases if not self._known.is_settled(path)]
 
-        for number, path in enumerate(await anyio.to_thread.run_sync(changed, limiter=self._threads)):
+        for number, path in enumerate(await run_in_thread(changed, limiter=self._threads)):
             self._on_database(path, self._known.was_settled(path))
             if number % AT_A_STRETCH == 0:
                 await anyio.lowlevel.checkpoint()

@@ -49,7 +49,7 @@ MAX_HISTORY_BYTES = 4 << 20
 
 @cache
 def installed_version() -> str:
-    """This package's version. Looked up once: that takes longer than writing a marker."""
+    """This package's version. Asked for once: that takes longer than writing a marker, and opens files, which can fail."""
     try:
         return version("selfheald")
     except PackageNotFoundError:
@@ -145,6 +145,8 @@ class Status:
         self.database = database
         self.on_write = on_write
         self.shown = False
+        #: True if what the record says now could not be written.
+        self.unwritten = False
         self._began: dict[str, float] = {}
         self.steps = new_steps()
         self.record: dict[str, Any] = {
@@ -176,10 +178,12 @@ class Status:
             raise KeyError(f"not in a status record: {sorted(unknown)}")
         self.record.update(changes)
         self.record["steps"] = [step.as_dict() for step in self.steps]
+        self.unwritten = True
         ensure_private_folder(self.database)
         text = json.dumps(self.record, indent=1, default=str) + "\n"
         final = self.record["state"] in ("completed", "failed")
         write_atomically(self.database.status, text, readable_like=self.database.path, durable=final)
+        self.unwritten = False
         if self.on_write is not None:
             self.on_write(dict(self.record))
 

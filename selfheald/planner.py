@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import anyio.to_thread
 
 from selfheald.config import Config, child_environment, render
 from selfheald.dbt_host import run_job
@@ -26,6 +25,7 @@ from selfheald.errors import InitializationError, InitializationTimeoutError, fr
 from selfheald.locks import DatabaseLock
 from selfheald.plan import Plan, make_plan, plan_from_json
 from selfheald.project import Fingerprints
+from selfheald.threads import run_in_thread
 from selfheald.workspace import Database, write_atomically
 
 #: Seconds for which a fingerprint counts as fresh: so many checks at once look at the project's files only once.
@@ -36,6 +36,8 @@ FAILURE_SECONDS = 2.0
 VARS_SECONDS = 30.0
 #: Seconds for which its answer is used again, unless somebody asks for that database.
 VARS_FRESH_SECONDS = 60.0
+#: Plans that the cache holds; a project changes now and then, and several daemons may share it.
+KEPT_PLANS = 20
 #: Seconds that a parse may take where dbt.timeout is shorter: a project is parsed once, not for each database.
 PARSE_SECONDS = 300.0
 #: Seconds after which a temporary file was left by a process that was killed: writing one takes a moment.
@@ -156,7 +158,7 @@ class Planner:
                 settings=counts,
             )
 
-        fingerprint = await anyio.to_thread.run_sync(compute)
+        fingerprint = await run_in_thread(compute)
         self._fresh[key] = (time.monotonic(), fingerprint)
         return fingerprint
 
@@ -175,8 +177,25 @@ class Planner:
             raise copy.copy(failed[1])  # whoever catches it adds the path of his own database
         self.announce("Reading the dbt project…")
         try:
-            with self._scratch() as (folder, lock):
-                keep = lock is not None
+            try:
+                plan = await self._parse(fingerprint, settings, keep=True)
+            except InitializationError as error:
+                if error.code not in ("disk_full", "permission_denied"):
+                    raise
+                # The plan cache spares time, no more: without room for it the project is read elsewhere.
+                plan = await self._parse(fingerprint, settings, keep=False)
+        except InitializationError as error:
+            if not error.retryable:
+                self._failures[name] = (time.monotonic(), error)
+            raise
+        self._failures.pop(name, None)
+        return plan
+
+    async def _parse(self, fingerprint: str, settings: Settings, *, keep: bool) -> Plan:
+        """Let dbt read the project: in the plan cache, to ``keep`` what it makes, or in a temporary folder."""
+        name = _name(fingerprint, settings.project_dir)
+        try:
+            with self._scratch(keep=keep) as (folder, lock):
                 log_folder = (self._folder if keep else folder) / "logs"
                 log_folder.mkdir(exist_ok=True)
                 answer = await run_job(
@@ -195,39 +214,34 @@ class Planner:
                     timeout=max(self.config.dbt.timeout, PARSE_SECONDS),
                     locks=() if lock is None else (lock.fileno(),),
                 )
-                plan = make_plan(
-                    answer,
-                    fingerprint=fingerprint,
-                    project_dir=str(settings.project_dir),
-                    select=self.config.required.select,
-                    explicit=[table.model_dump() for table in self.config.required.tables],
-                )
-                if keep:
-                    self._keep(plan)
         except OSError as error:
             raise from_os_error(error, error.filename or self._folder, "use") from error
-        except InitializationError as error:
-            if not error.retryable:
-                self._failures[name] = (time.monotonic(), error)
-            raise
-        self._failures.pop(name, None)
+        plan = make_plan(
+            answer,
+            fingerprint=fingerprint,
+            project_dir=str(settings.project_dir),
+            select=self.config.required.select,
+            explicit=[table.model_dump() for table in self.config.required.tables],
+        )
+        if keep:
+            self._keep(plan)
         return plan
 
     @contextmanager
-    def _scratch(self) -> Iterator[tuple[Path, DatabaseLock | None]]:
-        """A private folder for a parse, and the lock that marks it as used; none if the plan cache can't be written."""
+    def _scratch(self, *, keep: bool) -> Iterator[tuple[Path, DatabaseLock | None]]:
+        """A private folder for a parse: in the plan cache, with the lock that marks it as used, or a temporary one."""
+        if not keep:
+            with tempfile.TemporaryDirectory(prefix="selfheald-") as temporary:
+                yield Path(temporary), None
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        _clean_cache(self._folder)
         lock = DatabaseLock(self._folder / f"{_SCRATCH}{secrets.token_hex(6)}.lock")
         folder = lock.path.with_suffix("")
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            _clean_cache(self._folder)
             lock.acquire()
             folder.mkdir(0o700)
-            keep = True
-        except (OSError, InitializationError):
-            folder, keep = Path(tempfile.mkdtemp(prefix="selfheald-")), False
-        try:
-            yield folder, lock if keep else None
+            yield folder, lock
         finally:
             shutil.rmtree(folder, ignore_errors=True)
             if lock.acquired:
@@ -238,8 +252,9 @@ class Planner:
         with suppress(OSError, InitializationError):
             path = self._folder / f"{_name(plan.fingerprint, plan.project_dir)}.json"
             write_atomically(path, json.dumps(plan.to_json()), durable=False)
-            plans = sorted(self._folder.glob("*.json"), key=lambda found: found.stat().st_mtime)
-            for old in plans[:-20]:
+            others = (found for found in self._folder.glob("*.json") if found != path)
+            plans = sorted(others, key=lambda found: found.stat().st_mtime)
+            for old in plans[: 1 - KEPT_PLANS]:
                 old.unlink(missing_ok=True)
                 old.with_suffix(".msgpack").unlink(missing_ok=True)
 

@@ -74,7 +74,7 @@ class Presence:
             }
             try:
                 write_atomically(root / PRIVATE_FOLDER / RECORD, json.dumps(record, indent=1) + "\n", durable=False)
-            except InitializationError:
+            except (InitializationError, OSError):
                 continue  # a root that vanished while we run is told of elsewhere
 
 

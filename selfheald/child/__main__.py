@@ -43,6 +43,7 @@ def main() -> NoReturn:
     """Do one job and end the process; nothing that a library left behind can delay that."""
     events = os.dup(1)
     os.dup2(2, 1)
+    sys.stdout, sys.stderr = _forgiving(1), _forgiving(2)
     lifeline = Lifeline()
     channel = Channel(events, on_broken=end_group)
     status = 1
@@ -152,17 +153,29 @@ def _log_to(path: str) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace", line_buffering=True)
     faulthandler.enable(file=2)
+
+
+class _Forgiving(io.FileIO):
+    """A log on a full disk must not hide the job's own outcome: what finds no room is lost."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data) or 0
+        except OSError:
+            return len(data)
+
+
+def _forgiving(descriptor: int) -> io.TextIOWrapper:
+    buffered = io.BufferedWriter(_Forgiving(descriptor, "w", closefd=False))
+    return io.TextIOWrapper(buffered, encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
 
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except (OSError, ValueError):  # a full disk must not hide the job's own outcome
+        except (OSError, ValueError):  # a library may have put a stream of its own there, or closed ours
             pass
 
 

@@ -9,7 +9,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 import yaml
 from dbt.exceptions import DbtProfileError
 
-from protocol import JobError, job_error, tells_of_full_disk
+from protocol import JobError, job_error, shortage
 from saved_parse import sources
 
 _MAX_MESSAGE = 1200
@@ -45,8 +45,9 @@ def parse_error(error: Optional[BaseException], project_dir: Path, raw_project: 
     if isinstance(error, DbtProfileError):
         return profile_error(error, project_file)
     message = one_line(error)
-    if tells_of_full_disk(message):
-        return JobError("disk_full", message)
+    lacking = shortage(message)
+    if lacking is not None:
+        return lacking
     lost = _NOT_FOUND.search(message)
     if lost is not None:
         seed = missing_seed(project_dir, raw_project, lost["name"], f"{lost['who']} needs it")
@@ -100,13 +101,14 @@ def build_error(
         message = one_line(error)
         if isinstance(error, OSError):
             return job_error(error)
-        return JobError("disk_full" if tells_of_full_disk(message) else "dbt_failed", message)
+        return shortage(message) or JobError("dbt_failed", message)
     message = one_line(failed[0].message or "dbt gave no reason")
     others = [node.name for node in (getattr(result, "node", None) for result in failed[1:]) if node]
     if others:
         message += f" (and {len(others)} more: {', '.join(others)})"
-    if tells_of_full_disk(message):
-        return JobError("disk_full", message)
+    lacking = shortage(message)
+    if lacking is not None:
+        return lacking
     node = getattr(failed[0], "node", None)
     if node is None or node.resource_type == "operation":  # dbt 1.8 has no node for a hook
         return JobError("dbt_failed", message, "Mend the hook.", project_dir / "dbt_project.yml")

@@ -14,7 +14,17 @@ Emit = Callable[[Mapping[str, Any]], None]
 
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NO_ACCESS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_SHORTAGE = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM})
 _NO_SPACE = re.compile(r"no space left on device|disk quota exceeded|max_temp_directory_size", re.IGNORECASE)
+_TOO_LITTLE = re.compile(
+    r"out of memory|memoryerror|(?:could not|cannot|failed to) allocate|bad_alloc|can't start new thread"
+    r"|resource temporarily unavailable|too many open files",
+    re.IGNORECASE,
+)
+_TOO_LITTLE_HINT = (
+    "Give the process more memory, processes or open files (MemoryMax=, TasksMax=, LimitNOFILE=, ulimit), "
+    "or lower dbt.threads; then run `selfheald wait` again."
+)
 
 
 class JobError(Exception):
@@ -47,16 +57,26 @@ def job_error(error: BaseException) -> JobError:
     text = str(error).strip() or type(error).__name__
     if isinstance(error, OSError) and error.errno in _DISK_FULL:
         return JobError("disk_full", text, path=error.filename)
-    if tells_of_full_disk(text):
-        return JobError("disk_full", text)
+    lacking = shortage(text)
+    if lacking is not None:
+        return lacking
     if isinstance(error, OSError) and error.errno in _NO_ACCESS:
         return JobError("permission_denied", text, path=error.filename)
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _SHORTAGE):
+        return JobError("interrupted", f"the machine has too little: {text}", _TOO_LITTLE_HINT)
     return JobError("dbt_failed", f"{type(error).__name__}: {text}")
 
 
-def tells_of_full_disk(message: str) -> bool:
-    """True if a library's words mean that the disk is full; DuckDB and dbt pass no error number on."""
-    return _NO_SPACE.search(message) is not None
+def shortage(message: str) -> Optional[JobError]:
+    """The error for a library's words that mean a full disk, or too little memory, processes or open files.
+
+    DuckDB and dbt pass no error number on. ``None`` for all other words.
+    """
+    if _NO_SPACE.search(message):
+        return JobError("disk_full", message)
+    if _TOO_LITTLE.search(message):
+        return JobError("interrupted", message, _TOO_LITTLE_HINT)
+    return None
 
 
 class Channel:

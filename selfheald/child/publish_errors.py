@@ -30,7 +30,7 @@ _MEANINGS: Tuple[Tuple[str, str], ...] = (
         "database_corrupt",
         r"corrupt|checksum|could not read enough bytes|failure while replaying wal|failed to deserialize",
     ),
-    ("interrupted", r"out of memory|could not allocate"),
+    ("interrupted", r"out of memory|could not allocate|too many open files|resource temporarily unavailable"),
 )
 _LOCKED = re.compile(r"could not set lock on file", re.IGNORECASE)
 _CODES = tuple((code, re.compile(pattern, re.IGNORECASE)) for code, pattern in _MEANINGS)

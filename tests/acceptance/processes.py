@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -78,11 +78,15 @@ def throughout(seconds: float, predicate: Callable[[], object], what: object = "
 
 
 class Selfheald:
-    """Starts selfheald as its users do, in an environment of its own: no settings, home or cache of anybody else's."""
+    """Starts selfheald as its users do, in an environment of its own: no settings, home or cache of anybody else's.
 
-    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+    ``prefix`` begins each command line: another user, or limits.
+    """
+
+    def __init__(self, folder: Path, environment: Mapping[str, str], prefix: Sequence[str] = ()) -> None:
         self.folder = folder
         self.environment = dict(environment)
+        self.prefix = list(prefix)
         self._count = 0
 
     def settings(self, **settings: object) -> dict[str, str]:
@@ -103,7 +107,7 @@ class Selfheald:
     ) -> subprocess.CompletedProcess[str]:
         """A command from start to end. A traceback is never right."""
         done = subprocess.run(
-            command(*arguments),
+            [*self.prefix, *command(*arguments)],
             cwd=cwd or self.folder,
             env=self.settings(**settings) | dict(env or {}),
             stdin=subprocess.DEVNULL,
@@ -134,7 +138,8 @@ class Selfheald:
         self, *arguments: object, env: Mapping[str, str] | None = None, **settings: object
     ) -> Iterator[Running]:
         """A command that runs, in a group of its own; killed in the end if it still does."""
-        with running(command(*arguments), self.folder, self.settings(**settings) | dict(env or {})) as process:
+        line = [*self.prefix, *command(*arguments)]
+        with running(line, self.folder, self.settings(**settings) | dict(env or {})) as process:
             yield process
 
     def daemon(self, *roots: Path, **settings: object) -> Daemon:
@@ -234,7 +239,7 @@ class Daemon:
         options = {"LOG__FILE": str(self._folder / "log"), "LOG__JSON": "true", "LOG__LEVEL": "DEBUG"}
         with self._stderr.open("ab") as stderr:
             self.process = subprocess.Popen(
-                command("run", *self.roots),
+                [*self._selfheald.prefix, *command("run", *self.roots)],
                 cwd=self._selfheald.folder,
                 env=self._selfheald.settings(**{**options, **self._settings}),
                 stdin=subprocess.DEVNULL,

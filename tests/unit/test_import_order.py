@@ -34,12 +34,12 @@ FLOORS = [
         watched_file
         file_header
         sight
-        plan project workspace backlog agenda retry config
+        plan project workspace backlog agenda retry config obstacle
         config_text config_layers
         config_model
         config_file config_values config_places
         locks column_types
-        client
+        client threads
         initialization_state
         errors
     """.strip().splitlines()

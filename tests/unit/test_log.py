@@ -342,6 +342,31 @@ def test_a_full_disk_is_no_exception() -> None:
     assert "goes on" in stream.getvalue()
 
 
+def test_a_file_that_cannot_be_opened_at_first_is_opened_when_it_can(tmp_path: Path) -> None:
+    (tmp_path / "logs").touch()
+    file = tmp_path / "logs" / "x.log"
+    stream = configured(file)
+    log.event_log("x", "line one")
+    (tmp_path / "logs").unlink()
+    log.event_log("x", "line two")
+    assert file.read_text().count("\n") == 1
+    assert "line two" in file.read_text()
+    assert stream.getvalue().count("cannot be written") == 1
+
+
+def test_a_line_begins_on_a_line_of_its_own_after_half_a_one(tmp_path: Path) -> None:
+    """A full disk takes what still finds room."""
+    (tmp_path / "logs").touch()
+    file = tmp_path / "logs" / "x.log"
+    configured(file)
+    (tmp_path / "logs").unlink()
+    (tmp_path / "logs").mkdir()
+    file.write_text("half a li")
+    log.event_log("x", "whole")
+    half, whole = file.read_text().splitlines()
+    assert (half, whole.endswith("whole")) == ("half a li", True)
+
+
 def test_a_stderr_that_is_closed_or_missing_is_no_exception(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = configured()
     stream.close()
