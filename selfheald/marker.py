@@ -49,7 +49,7 @@ MAX_HISTORY_BYTES = 4 << 20
 
 @cache
 def installed_version() -> str:
-    """This package's version. Asked for once: that takes longer than writing a marker, and opens files, which can fail."""
+    """This package's version. Asked for once: it takes longer than writing a marker, and opens files: that can fail."""
     try:
         return version("selfheald")
     except PackageNotFoundError:
