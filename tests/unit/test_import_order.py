@@ -34,6 +34,7 @@ FLOORS = [
         catalog duckdb_errors read_only_files
         watched_file
         file_header
+        scan
         plan project workspace backlog agenda retry config
         config_text config_layers
         config_model
