@@ -30,7 +30,7 @@ PROBE = "watch-probe"
 STEP_MS, DEBOUNCE_MS = 50, 400
 #: How many folders may be watched apart, as later ones, before all are watched together again; or a quarter of all.
 LATER = 1000
-#: How often a watch is begun with the folders that are left, since some went in the meantime.
+#: How often a watch is begun with the folders that are left: some may go, or be closed, in the meantime.
 ATTEMPTS = 5
 #: On macOS the kernel's own watch is recursive and costs nothing for each folder.
 RECURSIVE = sys.platform == "darwin"
@@ -172,12 +172,12 @@ class Watcher:
                     force_polling=False,
                     rust_timeout=30_000,
                     recursive=RECURSIVE,
-                    ignore_permission_denied=True,
+                    ignore_permission_denied=False,  # it would swallow a limit that is reached, too
                 ):
                     self._tell(changes)
                 break
-            except FileNotFoundError:
-                folders = [folder for folder in folders if is_folder(folder)]
+            except (FileNotFoundError, PermissionError):
+                folders = [folder for folder in folders if is_folder(folder) and os.access(folder, os.R_OK)]
                 if attempt == ATTEMPTS - 1:
                     raise
             except RootGoneError:
