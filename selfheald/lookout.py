@@ -190,17 +190,14 @@ class Lookout:
             began = anyio.current_time()
             if self._blind:
                 await self._watch_further(await self._look_for_changes(self._blind.keys(), deep=False))
-            await anyio.sleep(self._pause_after(began))
+            await anyio.sleep(pause_after(anyio.current_time() - began))
 
     async def _poll(self, seconds: float) -> None:
         """Look often at everything, until ``seconds`` are over or a root has gone or come."""
         end, before = anyio.current_time() + seconds, self._identities()
         while (began := anyio.current_time()) < end and self._identities() == before:
             await self._look_for_changes(self.roots)
-            await anyio.sleep(min(self._pause_after(began), max(0.0, end - anyio.current_time())))
-
-    def _pause_after(self, began: float) -> float:
-        return max(LOOK_SECONDS, LOOK_SHARE * (anyio.current_time() - began))
+            await anyio.sleep(min(pause_after(anyio.current_time() - began), max(0.0, end - anyio.current_time())))
 
     async def _look_for_changes(self, folders: Collection[str | Path], *, deep: bool = True) -> Scan:
         """As an event would, tell of each database that does not look as it did."""
@@ -308,6 +305,11 @@ class Lookout:
 
     def _identities(self) -> list[tuple[int, int] | None]:
         return list(map(folder_identity, self.roots))
+
+
+def pause_after(cost: float) -> float:
+    """Seconds until the next look after one that took ``cost`` seconds."""
+    return max(LOOK_SECONDS, LOOK_SHARE * cost)
 
 
 def _changed(before: Mapping[Path, Sight], after: Mapping[Path, Sight]) -> list[Path]:
