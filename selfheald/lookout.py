@@ -121,7 +121,8 @@ class Lookout:
             watcher = Watcher(roots, self.config.watch.database, self.exclude)
             async with anyio.create_task_group() as group:
                 self._watch_scope = group.cancel_scope
-                found = await self._look(self.roots)
+                async with self._one_scan:
+                    found = await self._look(self.roots)
                 await watcher.watch(group, found.watchable - self._blind.keys())
                 dead = await watcher.prove(PROOF_SECONDS)
                 self._watcher, self._sound = watcher, not dead and roots == self.roots
@@ -163,7 +164,8 @@ class Lookout:
         if hints.folders or hints.added:
             found = await self.scan(topmost(hints.folders | hints.added))
             # Another folder may have come to the path of one that is watched.
-            anew = {folder for folder in found.watchable if _lies_in(folder, hints.added)}
+            places = _prefixes(hints.added)
+            anew = {folder for folder in found.watchable if f"{folder}/".startswith(places)}
             await self._watch_further(found, anew)
 
     async def _watch_further(self, found: Scan, anew: Set[str] = frozenset()) -> None:
@@ -204,9 +206,21 @@ class Lookout:
         async with self._one_scan:
             before = self._sights.copy()
             found = await self._look(folders, deep=deep)
-            for path in _changed(before, self._sights):
-                self._on_database(path, True)
+            changed = set(_changed(before, self._sights))
+        # A marker may have come and gone between two looks at it, which then are alike.
+        for path in changed.union(await self._no_longer_ready(found.databases)):
+            self._on_database(path, True)
         return found
+
+    async def _no_longer_ready(self, databases: Iterable[Path]) -> list[Path]:
+        """Those that are not as they were when they were last ready, or have lost their marker."""
+        known = self._known()
+
+        def look() -> list[Path]:
+            there = [path for path in databases if path in known]
+            return [path for path in there if file_identity(path) != known[path] or not _has_marker(path)]
+
+        return await anyio.to_thread.run_sync(look, limiter=self._threads)
 
     def _must_poll(self) -> bool:
         if self.config.watch.mode == "auto":
@@ -254,16 +268,10 @@ class Lookout:
         async with self._one_scan:
             found = await self._look(folders)
         known = self._known()
-
-        def changed() -> list[Path]:
-            return [
-                path
-                for path in found.databases
-                if known.get(path) is None or file_identity(path) != known[path] or not _has_marker(path)
-            ]
-
-        for path in await anyio.to_thread.run_sync(changed, limiter=self._threads):
-            self._on_database(path, path in known)
+        for path in found.databases - known.keys():
+            self._on_database(path, False)
+        for path in await self._no_longer_ready(found.databases & known.keys()):
+            self._on_database(path, True)
         for path in found.requested:
             self._on_database(path, False)
         if folders == self.roots:
@@ -280,8 +288,9 @@ class Lookout:
 
         found, sights = await anyio.to_thread.run_sync(walk, limiter=self._threads)
         everything, now = folders == self.roots, anyio.current_time()
+        places = _prefixes(folders)
         for path in list(self._sights):
-            if everything or (_lies_in(str(path), folders) if deep else str(path.parent) in folders):
+            if everything or (str(path).startswith(places) if deep else str(path.parent) in folders):
                 del self._sights[path]
         self._sights |= sights
         if everything:
@@ -316,8 +325,9 @@ def _changed(before: Mapping[Path, Sight], after: Mapping[Path, Sight]) -> list[
     return [path for path in before.keys() | after.keys() if before.get(path) != after.get(path)]
 
 
-def _lies_in(path: str, folders: Iterable[str | Path]) -> bool:
-    return f"{path}/".startswith(tuple(f"{folder}/" for folder in folders))
+def _prefixes(folders: Iterable[str | Path]) -> tuple[str, ...]:
+    """What the paths of all that lies in the folders begin with."""
+    return tuple(f"{folder}/" for folder in folders)
 
 
 def _has_marker(path: Path) -> bool:

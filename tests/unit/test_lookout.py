@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfheald import lookout
+from selfheald.client import file_identity
 from selfheald.config import Config
 from selfheald.lookout import Lookout, pause_after
 from selfheald.presence import claim
@@ -107,6 +108,18 @@ class TestLookout:
                 del seen.databases[3:]
                 await seen.until(lambda: tmp_path / "new" / NAME in seen.databases)
                 del seen.databases[3:]
+
+    async def test_a_marker_that_came_and_went_between_two_looks(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(lookout, "LOOK_SECONDS", 0.01)
+        (tmp_path / NAME).touch()
+        async with looking(tmp_path, mode="polling") as (_, seen):
+            assert seen.databases == [tmp_path / NAME]
+            identity = file_identity(tmp_path / NAME)
+            assert identity is not None
+            seen.known[tmp_path / NAME] = identity
+            await seen.until(lambda: len(seen.databases) > 1)
 
     async def test_a_scan_that_finds_what_no_event_told_makes_the_watch_anew(self, tmp_path: Path) -> None:
         (tmp_path / "w").mkdir()
@@ -209,7 +222,7 @@ anyio.run(main)
 class Forgetful(set[Any]):
     """A set that events are told to in vain."""
 
-    def __ior__(self, other: object) -> Forgetful:  # type: ignore[misc]
+    def __ior__(self, other: object) -> Forgetful:
         return self
 
     def append(self, item: object) -> None:
