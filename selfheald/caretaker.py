@@ -127,11 +127,10 @@ class Caretaker:
         case = self._cases.get(path)
         return case is not None and case.settled is not None
 
-    def is_settled(self, path: Path) -> bool:
-        """True if that holds still, since it looks as it did then. May be asked in any thread."""
+    def is_settled(self, path: Path, seen: Sight) -> bool:
+        """True if that holds still, since it is ``seen`` as it was then."""
         case = self._cases.get(path)
-        settled = None if case is None else case.settled
-        return settled is not None and settled == sight(path)
+        return case is not None and case.settled == seen
 
     def is_initializing(self) -> bool:
         """True while an initialization is under way."""
@@ -151,7 +150,7 @@ class Caretaker:
         if case is None:
             database = Database(path)
             case = self._cases[path] = Case(database, Status(database))
-        elif case.settled is not None and self.is_settled(path) and not _is_asked_anew(case):
+        elif case.settled is not None and self.is_settled(path, sight(path)) and not _is_asked_anew(case):
             return
         self._schedule(case, self.config.watch.settle if quiet else 0.0)
 

@@ -11,8 +11,9 @@ from selfheald.caretaker import Caretaker
 from selfheald.config import Config
 from selfheald.errors import InitializationError
 from selfheald.log import event_log
-from selfheald.lookout import Lookout, only_error
+from selfheald.lookout import Lookout
 from selfheald.presence import Presence, claim
+from selfheald.watch import only_error
 from selfheald.workspace import merge_roots
 
 #: Worker threads for checks and scans; each keeps one connection.
@@ -74,8 +75,7 @@ class Daemon:
     async def _take_in(self) -> None:
         """See what there is and what happens, and check it, until a signal ends this."""
         async with anyio.create_task_group() as intake:
-            await intake.start(self._lookout.keep_watch)
-            found = await self._lookout.scan(self.roots)
+            found = await intake.start(self._lookout.keep_watch)
             if self._presence is not None:
                 self._presence.refuse_others(found.claimed)
             intake.start_soon(self._caretaker.check_what_is_due)

@@ -17,7 +17,7 @@ _SUFFIXES = ("", *WAL_SUFFIXES, ".ready")
 
 def sight(path: Path) -> Sight:
     """What ``stat`` tells of a database, its WALs and its marker; links are not followed, nothing is opened."""
-    return tuple(_facts(f"{path}{suffix}") for suffix in _SUFFIXES)
+    return tuple(facts(f"{path}{suffix}") for suffix in _SUFFIXES)
 
 
 def same_database(one: Sight, other: Sight) -> bool:
@@ -25,7 +25,8 @@ def same_database(one: Sight, other: Sight) -> bool:
     return one[:-1] == other[:-1]
 
 
-def _facts(path: str) -> Facts:
+def facts(path: str | Path) -> Facts:
+    """What tells one state of a file from another; ``None`` if it is not there."""
     try:
         found = os.lstat(path)
     except (OSError, ValueError):

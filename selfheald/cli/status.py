@@ -52,15 +52,15 @@ def command(
 
 def survey(paths: Sequence[str], config: Config) -> dict[str, Any]:
     """The document of ``status --json`` for roots, folders and databases."""
-    from selfheald import watch
     from selfheald.client import daemon_root
     from selfheald.presence import daemon_record
+    from selfheald.scan import scan
 
     name = config.watch.database
     files = [resolve_database(path, name) for path in paths if not Path(path).is_dir()]
     given = [Path(path) for path in paths if Path(path).is_dir()]
     folders = merge_roots(given if paths else list(config.watch.roots) or [Path.cwd()])
-    found = watch.scan(folders, name, frozenset(config.watch.exclude))
+    found = scan(folders, name, frozenset(config.watch.exclude))
     databases = sorted({*files, *(Database(path) for path in found.databases | found.requested | found.tried)})
     roots = {daemon_root(folder / name) or folder for folder in folders}
     roots |= {daemon_root(file.path) or file.folder for file in files}

@@ -207,6 +207,8 @@ class Daemon:
 
     def __init__(self, selfheald: Selfheald, folder: Path, roots: list[Path], settings: Mapping[str, object]) -> None:
         self.roots = roots
+        #: A command that runs the daemon's, in its own place.
+        self.within: list[str] = []
         self._selfheald = selfheald
         self._folder = folder
         self._settings = settings
@@ -239,7 +241,7 @@ class Daemon:
         options = {"LOG__FILE": str(self._folder / "log"), "LOG__JSON": "true", "LOG__LEVEL": "DEBUG"}
         with self._stderr.open("ab") as stderr:
             self.process = subprocess.Popen(
-                [*self._selfheald.prefix, *command("run", *self.roots)],
+                [*self._selfheald.prefix, *self.within, *command("run", *self.roots)],
                 cwd=self._selfheald.folder,
                 env=self._selfheald.settings(**{**options, **self._settings}),
                 stdin=subprocess.DEVNULL,

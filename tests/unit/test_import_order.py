@@ -33,6 +33,7 @@ FLOORS = [
         catalog duckdb_errors read_only_files
         watched_file
         file_header
+        scan
         sight
         plan project workspace backlog agenda retry config obstacle
         config_text config_layers

@@ -1,174 +1,28 @@
-"""Events and the scan: what they find, what they pass over."""
+"""Events: what they hint at, what they pass over, how a watch ends."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
 import pytest
-from fixtures.processes import run_python
-from hypothesis import given
-from hypothesis import strategies as st
 
 from selfheald import watch
 from selfheald.client import drop_request
-from selfheald.marker import Status, append_history, take_request
-from selfheald.watch import Watcher, database_of, file_system, is_ignored, is_watched, must_poll, scan
+from selfheald.marker import Status, append_history
+from selfheald.scan import scan
+from selfheald.watch import RootGoneError, UnreadableNameError, Watcher, file_system, must_poll, only_error
 from selfheald.workspace import Database, write_atomically
 
 NAME = "simulation.duckdb"
 EXCLUDE = frozenset({".git", "node_modules", "target"})
 #: Seconds within which an event has come.
 LIMIT = 20.0
-
-
-@pytest.mark.parametrize(
-    ("path", "database"),
-    [
-        (f"/r/w/{NAME}", f"/r/w/{NAME}"),
-        (f"/r/w/{NAME}.ready", f"/r/w/{NAME}"),
-        (f"/r/w/{NAME}.wal", f"/r/w/{NAME}"),
-        (f"/r/w/{NAME}.wal.checkpoint", f"/r/w/{NAME}"),
-        (f"/r/w/{NAME}.wal.recovery", f"/r/w/{NAME}"),
-        (f"/r/w/.selfheald/{NAME}.request", f"/r/w/{NAME}"),
-        (f"/r/w/.selfheald/{NAME}.status", None),
-        (f"/r/w/.selfheald/{NAME}.lock", None),
-        (f"/r/w/.selfheald/.{NAME}.request.taken", None),
-        (f"/r/w/{NAME}.request", None),
-        (f"/r/w/.{NAME}.ready.0123.tmp", None),
-        (f"/r/w/{NAME}.corrupt-20261123T160000", None),
-        (f"/r/w/my_{NAME}", None),
-        ("/r/w/other.duckdb", None),
-        ("/r/w", None),
-    ],
-)
-def test_database_of(path: str, database: str | None) -> None:
-    assert database_of(Path(path), NAME) == (None if database is None else Path(database))
-
-
-@given(st.lists(st.sampled_from(["a", "target", ".git", "targets"]), max_size=4))
-def test_is_watched(parts: list[str]) -> None:
-    root = Path("/r/target/w")
-    path = root.joinpath(*parts, NAME)
-    assert is_watched(path, [Path("/other"), root], EXCLUDE) is EXCLUDE.isdisjoint(parts)
-    assert not is_watched(path, [Path("/other"), Path("/r/tar")], EXCLUDE)
-
-
-def test_is_ignored(tmp_path: Path) -> None:
-    root = tmp_path / "root"
-    below = root / "a" / "b"
-    below.mkdir(parents=True)
-    assert not is_ignored(below, root)
-    (tmp_path / ".selfheald-ignore").touch()
-    assert not is_ignored(below, root)
-    for folder in (below, root / "a", root):
-        (folder / ".selfheald-ignore").symlink_to("nowhere")
-        assert is_ignored(below, root)
-        assert is_ignored(folder, root)
-        assert is_ignored(below / "gone", root)
-        (folder / ".selfheald-ignore").unlink()
-
-
-class TestScan:
-    def test_databases_in_all_folders(self, tmp_path: Path) -> None:
-        found = [tmp_path / place / NAME for place in ("", "w", "w/dbt", "x/y/z")]
-        for path in found:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-        (tmp_path / "w" / "other.duckdb").touch()
-        result = scan([tmp_path], NAME, EXCLUDE)
-        assert result.databases == set(found)
-        assert result.requested == set()
-        assert result.unreadable == []
-        assert result.folders == 6
-
-    def test_a_marker_without_a_database_is_looked_at(self, tmp_path: Path) -> None:
-        (tmp_path / f"{NAME}.ready").touch()
-        assert scan([tmp_path], NAME, EXCLUDE).databases == {tmp_path / NAME}
-
-    def test_requests_also_without_a_database(self, tmp_path: Path) -> None:
-        for name in ("dropped", "taken", "linked", "other"):
-            (tmp_path / name).mkdir()
-        drop_request(tmp_path / "dropped" / NAME)
-        drop_request(tmp_path / "taken" / NAME)
-        drop_request(tmp_path / "other" / "other.duckdb")
-        (tmp_path / "linked" / ".selfheald").mkdir()
-        (tmp_path / "linked" / ".selfheald" / f"{NAME}.request").symlink_to("nowhere")
-        take_request(Database.at(tmp_path / "taken" / NAME))
-        result = scan([tmp_path], NAME, EXCLUDE)
-        assert result.requested == {tmp_path / name / NAME for name in ("dropped", "taken", "linked")}
-        assert result.databases == set()
-
-    def test_attempts_also_without_a_database(self, tmp_path: Path) -> None:
-        (tmp_path / "w").mkdir()
-        Status(Database.at(tmp_path / "w" / NAME)).write(state="failed")
-        result = scan([tmp_path], NAME, EXCLUDE)
-        assert (result.tried, result.requested, result.databases) == ({tmp_path / "w" / NAME}, set(), set())
-        assert scan([tmp_path], "other.duckdb", EXCLUDE).tried == set()
-
-    def test_what_is_passed_over(self, tmp_path: Path) -> None:
-        for place in ("target/w", "w/.git", "w/node_modules/x", ".selfheald", "w/.selfheald/staging-x"):
-            (tmp_path / place).mkdir(parents=True)
-            (tmp_path / place / NAME).touch()
-        assert scan([tmp_path], NAME, EXCLUDE).databases == set()
-
-    def test_ignored_folders(self, tmp_path: Path) -> None:
-        for place in ("ignored/below", "seen"):
-            (tmp_path / place).mkdir(parents=True)
-            (tmp_path / place / NAME).touch()
-        (tmp_path / "ignored" / ".selfheald-ignore").touch()
-        (tmp_path / "ignored" / NAME).touch()
-        drop_request(tmp_path / "ignored" / NAME)
-        result = scan([tmp_path], NAME, EXCLUDE)
-        assert result.databases == {tmp_path / "seen" / NAME}
-        assert result.requested == set()
-
-    def test_links_are_not_followed(self, tmp_path: Path) -> None:
-        root, outside = tmp_path / "root", tmp_path / "outside"
-        (root / "w").mkdir(parents=True)
-        outside.mkdir()
-        (outside / NAME).touch()
-        (root / "w" / "circle").symlink_to(root)
-        (root / "w" / "self").symlink_to("self")
-        (root / "out").symlink_to(outside)
-        (root / "w" / NAME).symlink_to(outside / NAME)
-        result = scan([root], NAME, EXCLUDE)
-        assert result.databases == {root / "w" / NAME}  # refused when it is checked, and told
-        assert result.folders == 2
-
-    def test_a_folder_that_is_gone_is_not_unreadable(self, tmp_path: Path) -> None:
-        (tmp_path / "file").touch()
-        result = scan([tmp_path / "gone", tmp_path / "file"], NAME, EXCLUDE)
-        assert (result.databases, result.unreadable) == (set(), [tmp_path / "file"])
-
-    @pytest.mark.skipif(sys.platform == "darwin", reason="macOS allows names in UTF-8 alone")
-    def test_names_that_are_no_utf_8(self, tmp_path: Path) -> None:
-        database = tmp_path / os.fsdecode(b"w\xff") / NAME
-        database.parent.mkdir()
-        database.touch()
-        assert scan([tmp_path], NAME, EXCLUDE).databases == {database}
-
-    def test_an_unreadable_folder_as_another_user(self, open_path: Path) -> None:
-        for name in ("closed", "open"):
-            (open_path / name).mkdir()
-            (open_path / name / NAME).touch()
-        (open_path / "closed").chmod(0)
-        code = (
-            "import sys, pathlib\n"
-            "from selfheald.watch import scan\n"
-            "become_nobody()\n"
-            f"found = scan([pathlib.Path(sys.argv[1])], {NAME!r}, frozenset())\n"
-            "print(*found.databases, *found.unreadable)\n"
-        )
-        try:
-            assert run_python(code, open_path).split() == [str(open_path / "open" / NAME), str(open_path / "closed")]
-        finally:
-            (open_path / "closed").chmod(0o755)
 
 
 class TestFileSystem:
@@ -192,12 +46,12 @@ class Seen:
     def __init__(self) -> None:
         self.databases: set[Path] = set()
         self.folders: set[Path] = set()
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
         self._news = anyio.Event()
 
     def add(self, hints: watch.Hints) -> None:
         self.databases |= hints.databases
-        self.folders |= hints.folders
+        self.folders |= hints.folders | hints.added
         self.tell()
 
     def tell(self) -> None:
@@ -212,24 +66,28 @@ class Seen:
 
 
 @asynccontextmanager
-async def watching(*roots: Path, polling: bool = False) -> AsyncIterator[tuple[Watcher, Seen]]:
-    """A watch over the roots that stands."""
+async def watching(*roots: Path, folders: Collection[str] | None = None) -> AsyncIterator[tuple[Watcher, Seen]]:
+    """A watch over the roots that stands; ``folders`` are those that a scan finds in them, unless they are given."""
     for root in roots:
         (root / ".selfheald").mkdir(exist_ok=True)
-    watcher = Watcher(roots, NAME, EXCLUDE, polling=polling)
+    watcher = Watcher(roots, NAME, EXCLUDE)
     seen = Seen()
 
     async def follow() -> None:
         try:
-            async for hints in watcher.hints():
-                seen.add(hints)
-        except FileNotFoundError as error:
-            seen.failure = error
+            async with anyio.create_task_group() as group:
+                await watcher.watch(group, scan(roots, NAME, EXCLUDE).watchable if folders is None else folders)
+                stands.set()
+                while True:
+                    seen.add(await watcher.hints())
+        except* (RootGoneError, UnreadableNameError) as errors:
+            seen.failure = only_error(errors)
             seen.tell()
 
+    stands = anyio.Event()
     async with anyio.create_task_group() as group:
-        group.start_soon(watcher.stop_when_cancelled)
         group.start_soon(follow)
+        await stands.wait()
         assert await watcher.prove(LIMIT) == []
         yield watcher, seen
         group.cancel_scope.cancel()
@@ -273,12 +131,13 @@ class TestWatcher:
         (outside / "deep").mkdir(parents=True)
         root = tmp_path / "root"
         root.mkdir()
-        async with watching(root) as (_, seen):
+        async with watching(root) as (watcher, seen):
             (root / "a" / "b").mkdir(parents=True)
             outside.rename(root / "moved")
             await seen.until(lambda: {root / "a", root / "moved"} <= seen.folders)
-            (root / "a" / ".selfheald-ignore").touch()
             seen.folders.clear()
+            await watcher.add({str(root / "a")})
+            (root / "a" / ".selfheald-ignore").touch()
             await seen.until(lambda: root / "a" in seen.folders)
 
     async def test_a_first_request_in_a_workspace_is_found_by_a_scan(self, tmp_path: Path) -> None:
@@ -326,7 +185,7 @@ class TestWatcher:
 
     async def test_a_watch_that_does_not_run_is_dead(self, tmp_path: Path) -> None:
         (tmp_path / ".selfheald").mkdir()
-        watcher = Watcher([tmp_path], NAME, EXCLUDE, polling=False)
+        watcher = Watcher([tmp_path], NAME, EXCLUDE)
         assert await watcher.prove(0.1) == [tmp_path]
 
     async def test_of_several_roots_the_one_is_named_that_cannot_be_proven(self, tmp_path: Path) -> None:
@@ -358,17 +217,66 @@ class TestWatcher:
             (tmp_path / "moved").rename(root)
             assert not watcher.is_stale()
 
-    async def test_polling_sees_the_same(self, tmp_path: Path) -> None:
-        (tmp_path / "w").mkdir()
-        async with watching(tmp_path, polling=True) as (_, seen):
-            (tmp_path / "w" / NAME).touch()
-            await seen.until(lambda: tmp_path / "w" / NAME in seen.databases)
+    async def test_what_happens_in_a_folder_once_it_is_added(self, tmp_path: Path) -> None:
+        async with watching(tmp_path) as (watcher, seen):
+            missed = set[Path]()
+            for number in range(30):
+                folder = tmp_path / "new" / str(number)
+                folder.mkdir(parents=True)
+                looked = await watcher.add({str(folder)})
+                missed |= scan(looked, NAME, EXCLUDE, deep=False).databases
+                (folder / NAME).touch()
+            await seen.until(lambda: len(seen.databases | missed) == 30)
+
+    async def test_many_later_folders_are_watched_with_the_first(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(watch, "LATER", 4)
+        async with watching(tmp_path) as (watcher, seen):
+            missed = set[Path]()
+            for number in range(30):
+                folder = tmp_path / str(number)
+                folder.mkdir()
+                looked = await watcher.add({str(folder)})
+                missed |= scan(looked, NAME, EXCLUDE, deep=False).databases
+                (folder / NAME).touch()
+            await seen.until(lambda: len(seen.databases | missed) == 30)
+            (tmp_path / NAME).touch()
+            await seen.until(lambda: tmp_path / NAME in seen.databases)
+
+    async def test_a_folder_that_is_gone_by_then_does_no_harm(self, tmp_path: Path) -> None:
+        (tmp_path / ".selfheald").mkdir()
+        folders = {str(tmp_path), str(tmp_path / ".selfheald"), str(tmp_path / "gone")}
+        async with watching(tmp_path, folders=folders) as (watcher, seen):
+            await watcher.add({str(tmp_path / "gone too")})
+            (tmp_path / NAME).touch()
+            await seen.until(lambda: seen.databases)
+
+    @pytest.mark.skipif(sys.platform == "darwin", reason="macOS allows names in UTF-8 alone")
+    async def test_a_name_that_is_not_utf_8_ends_the_watch_and_its_folder_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "w" / "x").mkdir(parents=True)
+        async with watching(tmp_path) as (_, seen):
+            (tmp_path / "w" / os.fsdecode(b"x\xff")).touch()
+            await seen.until(lambda: seen.failure)
+        assert isinstance(seen.failure, UnreadableNameError)
+        assert seen.failure.folder == str(tmp_path / "w")
+
+    async def test_folders_that_link_to_each_other_cost_nothing(self, tmp_path: Path) -> None:
+        """Whoever follows links here has a million ways to go."""
+        folders = [tmp_path / str(number) for number in range(10)]
+        for folder in folders:
+            folder.mkdir()
+            for other in folders:
+                (folder / f"to-{other.name}").symlink_to(other)
+        async with watching(tmp_path) as (_, seen):
+            (folders[0] / NAME).touch()
+            await seen.until(lambda: seen.databases == {folders[0] / NAME})
 
     async def test_the_proof_does_not_follow_a_link(self, tmp_path: Path) -> None:
         root = tmp_path / "root"
         (root / ".selfheald").mkdir(parents=True)
         (tmp_path / "victim").write_bytes(b"precious")
         (root / ".selfheald" / watch.PROBE).symlink_to(tmp_path / "victim")
-        watcher = Watcher([root], NAME, EXCLUDE, polling=False)
+        watcher = Watcher([root], NAME, EXCLUDE)
         assert await watcher.prove(0.1) == [root]
         assert (tmp_path / "victim").read_bytes() == b"precious"
