@@ -7,6 +7,8 @@ asked is never taken for an answer.
 
 from __future__ import annotations
 
+import inspect
+import itertools
 import os
 import shutil
 import tempfile
@@ -15,9 +17,10 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from fixtures.figures import Figures, scaled
+from fixtures.figures import SOAK, Figures, scaled
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -30,7 +33,7 @@ from hypothesis.stateful import (
 )
 
 from selfheald import client
-from selfheald.client import _Wait, file_identity, request_path
+from selfheald.client import _Wait, file_identity, read_record, request_path
 from selfheald.errors import InitializationError
 from selfheald.marker import Status, finish_request, remove_marker, take_request, write_marker
 from selfheald.workspace import Database, ensure_private_folder
@@ -61,10 +64,12 @@ class RequestMachine(RuleBasedStateMachine):
         self.now, self.event, self.too_old = 100.0, 0, False
         self.waiters: list[Waiter] = []
         self.daemon: Generator[str, str, None] | None = None
+        self.at = ""
         self.verdicts: dict[str, int] = {}
         self._patched = pytest.MonkeyPatch()
         clock = SimpleNamespace(monotonic=lambda: self.now, strftime=time.strftime, gmtime=time.gmtime)
         self._patched.setattr(client, "time", clock)
+        self._patched.setattr(os, "fsync", lambda _: None)  # nothing here loses its power
         self._patched.setattr(client, "daemon_root", lambda _: self.folder if self.daemon is not None else None)
 
     @initialize(was_ready=st.booleans())
@@ -93,7 +98,7 @@ class RequestMachine(RuleBasedStateMachine):
 
     def start(self) -> None:
         self.daemon = self._live()
-        next(self.daemon)
+        self.at = next(self.daemon)
 
     @precondition(lambda self: self.daemon is not None)
     @rule(verdict=VERDICTS)
@@ -101,7 +106,7 @@ class RequestMachine(RuleBasedStateMachine):
         """To its next effect on disk; ``verdict`` counts where it has just checked."""
         self.event += 1
         assert self.daemon is not None
-        self.daemon.send(verdict)
+        self.at = self.daemon.send(verdict)
 
     @precondition(lambda self: self.daemon is not None)
     @rule(times=st.integers(1, 4))
@@ -189,6 +194,25 @@ class RequestMachine(RuleBasedStateMachine):
         elif what.endswith("s"):
             self.now += float(what.split()[0])
 
+    def state(self) -> object:
+        """All that what can follow depends on."""
+        frame = inspect.getgeneratorlocals(self.daemon) if self.daemon is not None else {}
+        status = read_record(self.database.status) or {}
+        asked = [0 if each.asked_at is None else each.asked_at for each in self.waiters]
+
+        def age(error: Any) -> object:
+            return error and [self.verdicts[error["message"]] < moment for moment in asked]
+
+        return repr(
+            (
+                [(path.name, (read_record(path) or {}).get("id")) for path in sorted(self.database.private.iterdir())],
+                (status["state"], status["answers"], status["next_attempt_at"], age(status["error"])),
+                [(each.told, each.wait.request_id, each.wait.taken, each.wait.older) for each in self.waiters],
+                (self.at, frame.get("requested"), age(frame.get("error"))),
+                frame["status"].record["answers"] if frame else None,
+            )
+        )
+
     def teardown(self) -> None:
         """From any moment on: with a daemon that lives, everybody gets an answer, and nothing is left over."""
         try:
@@ -227,6 +251,66 @@ def test_the_answer_to_an_older_request_while_ours_is_being_taken() -> None:
     machine.teardown()
 
 
+#: What is tried in every order: two who wait, and a daemon that fails, is killed, and comes again.
+STEPS = ("come", "go on", "look 1", "kill", *(("look 0",) if SOAK else ()))
+
+
+def after(steps: tuple[str, ...]) -> tuple[object, bool]:
+    """What there is after these steps, as far as it matters for what can follow, and whether a promise is broken."""
+    machine = RequestMachine()
+    names = (f"id {number}" for number in itertools.count())
+    machine._patched.setattr(client, "secrets", SimpleNamespace(token_hex=lambda _: next(names)))
+    try:
+        machine.begin(was_ready=True)  # no status tells then that a request was taken
+        machine.come()
+        for step in steps:
+            if step == "come":
+                machine.come()
+            elif step == "go on":
+                machine.let_the_daemon_go_on("failed")
+            elif step == "kill":
+                machine.something_else_happens("kill")
+                machine.something_else_happens("kill")
+            elif machine.waiters[int(step[-1])].told is None:
+                machine._look(machine.waiters[int(step[-1])])
+        return machine.state(), machine.too_old
+    finally:
+        machine._patched.undo()
+        shutil.rmtree(machine.folder)
+
+
+@pytest.mark.promise(9)
+@pytest.mark.soak
+@pytest.mark.timeout(scaled(120, 600))
+def test_two_waiters_and_a_daemon_in_every_order(figures: Figures) -> None:
+    """All sequences of a certain length, but for those that lead to what has been met on a shorter way."""
+    frontier: list[tuple[str, ...]] = [()]
+    met: set[object] = set()
+    wrong: list[tuple[str, ...]] = []
+    for _ in range(scaled(8, 9)):
+        longer = []
+        for steps, step in itertools.product(frontier, STEPS):
+            if ("come" in steps) == (step == "come") and step in ("come", "look 1"):
+                continue
+            key, broken = after((*steps, step))
+            if broken:
+                wrong.append((*steps, step))
+            if key not in met:
+                met.add(key)
+                longer.append((*steps, step))
+        frontier = longer
+    figures.tell(
+        9,
+        "requests: two waiters and a daemon that fails and is killed, in every order (model, real files)",
+        tried=len(met),
+        survived=len(met) - len(wrong),
+        wrong=len(wrong),
+        note="states",
+    )
+    assert wrong == []
+    assert len(met) > 100
+
+
 @pytest.fixture
 def _counted() -> None:
     RequestMachine.runs = RequestMachine.answered = 0
@@ -240,7 +324,7 @@ def test_every_waiter_gets_its_own_answer(figures: Figures) -> None:
     survived = False
     try:
         run_state_machine_as_test(
-            RequestMachine, settings=settings(max_examples=scaled(500, 5000), stateful_step_count=40, deadline=None)
+            RequestMachine, settings=settings(max_examples=scaled(80, 1000), stateful_step_count=40, deadline=None)
         )
         survived = True
     finally:
