@@ -374,7 +374,9 @@ class _Wait:
         self.database = database
         self.on_progress = on_progress
         self.request_id: Optional[str] = None
-        self.baseline: object = None
+        #: Whether our request was gone when we looked last, and what was answered until then: an older one.
+        self.taken = False
+        self.older: object = None
         self.seen: Optional[Dict[str, Any]] = None
         self.daemon_seen_at = time.monotonic()
         self.daemon_looked_at = float("-inf")
@@ -390,12 +392,13 @@ class _Wait:
             marker = self._answered()
         if marker is not None:
             return marker
+        waits = bool(self.request_id) and _id_in(request_path(self.database)) == self.request_id
         status = read_status(self.database)
         if status is not None and status != self.seen:
             self.seen = status
             if self.request_id and self.on_progress is not None:
                 self.on_progress(status)
-        self._judge(status)
+        self._judge(status, waits)
         self._watch_daemon()
         return None
 
@@ -412,8 +415,7 @@ class _Wait:
     def withdraw(self) -> None:
         """Leave nothing behind that nobody took."""
         path = request_path(self.database)
-        there = read_record(path)
-        if there is not None and self.request_id and there.get("id") == self.request_id:
+        if self.request_id and _id_in(path) == self.request_id:
             try:
                 with open_folder(path.parent) as folder:
                     os.unlink(path.name, dir_fd=folder)
@@ -439,15 +441,19 @@ class _Wait:
         same = all(recorded.get(key) == identity[key] for key in ("device", "inode"))
         return marker if same else None
 
-    def _judge(self, status: Optional[Mapping[str, Any]]) -> None:
-        if not self.request_id or status is None:
+    def _judge(self, status: Optional[Mapping[str, Any]], waits: bool) -> None:
+        """Raise if the status answers us with a failure. ``waits``: ours was there still before it was read."""
+        if not self.request_id:
+            return
+        taken_before, self.taken = self.taken, not waits
+        if status is None:
             return
         answers = status.get("answers")
-        if answers not in (self.request_id, self.baseline, None):
-            if (read_record(request_path(self.database)) or {}).get("id") == self.request_id:
-                # Ours has not even been taken: what was answered is an older one.
-                self.baseline = answers
-            else:
+        if answers not in (self.request_id, None):
+            if not taken_before:
+                # Ours was taken at last just now: what was answered is an older one.
+                self.older = answers
+            elif answers != self.older:
                 # A later request has been taken up: ours was merged into it.
                 self.request_id = str(answers)
         if answers == self.request_id and status.get("state") == "failed" and not status.get("next_attempt_at"):
@@ -484,9 +490,8 @@ class _Wait:
             self.taken_at = self.taken_at or now
             if now - self.taken_at < NO_DAEMON_SECONDS:
                 return
-        status = read_status(self.database)
-        self.baseline = None if status is None else status.get("answers")
         self.taken_at = None
+        self.taken = False
         fresh = not request_path(self.database).parent.exists()
         self.request_id = drop_request(self.database)
         self.made_folder = self.made_folder or fresh
@@ -520,6 +525,11 @@ def _lacks(folder: Path) -> Optional[str]:
     if found.f_files and not found.f_favail:
         return f"The file system of {folder} can hold no more files (inodes): delete some"
     return None
+
+
+def _id_in(request: Path) -> object:
+    """The id that a request names, if it is there and names one."""
+    return (read_record(request) or {}).get("id")
 
 
 def is_held(lock_file: PathLike) -> bool:
