@@ -92,7 +92,7 @@ def test_one_of_two_initializers_is_killed(
     root: Path, selfheald: Selfheald, settings: dict[str, Any], figures: Figures
 ) -> None:
     """``ensure`` beside the daemon: whichever is killed, and whoever has the lock, the other makes the tables."""
-    rounds, wrong = scaled(3, 24), []
+    rounds, wrong = scaled(2, 24), []
     rng = random.Random(SEED)
     for number in range(rounds):
         database = own_database(root / f"workspace-{number}")
