@@ -26,6 +26,7 @@ from selfheald.initialization import (
     StartOverError,
     Tools,
     adopt,
+    clean_up,
     initialize,
     inspect,
     is_fresh,
@@ -33,12 +34,11 @@ from selfheald.initialization import (
     put_status_right,
 )
 from selfheald.initialization_state import InitializationState, iso_time
-from selfheald.locks import DatabaseLock, Holder
+from selfheald.locks import Holder
 from selfheald.log import event_log
 from selfheald.marker import Status, finish_request, has_request, remove_marker, take_request
 from selfheald.planner import Planner
 from selfheald.retry import RetryPolicy
-from selfheald.staging import clean_leftovers, has_leftovers
 from selfheald.table_checker import Reading, read_database
 from selfheald.workspace import Database
 
@@ -199,8 +199,8 @@ class Caretaker:
             case.status.begin("check_tables")
             if not os.path.lexists(database.marker):  # else the record of how it became ready stays
                 case.status.show(state=InitializationState.NOT_STARTED.value)
-        if not case.cleaned:
-            self._clean(case)
+        if not case.cleaned:  # once after the start
+            case.cleaned = clean_up(database)
         if case.not_before > anyio.current_time():
             self._put(case, case.not_before)
             return
@@ -332,19 +332,6 @@ class Caretaker:
         finish_request(case.database)
         case.requested, case.attempt = False, 0
         case.status = Status(case.database)
-
-    def _clean(self, case: Case) -> None:
-        """Once after the start: remove what a killed initialization left, as soon as nobody is at work there."""
-        if has_leftovers(case.database):
-            lock = DatabaseLock(case.database.lock)
-            if not lock.acquire():
-                return
-            try:
-                for leftover in clean_leftovers(case.database):
-                    event_log("leftover_removed", f"removed {leftover.name}", database=str(case.database))
-            finally:
-                lock.release()
-        case.cleaned = True
 
     async def _read(self, path: Path) -> Reading:
         return await anyio.to_thread.run_sync(read_database, path, limiter=self._threads)
