@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from processes import DEADLINE, Daemon, Record, arguments, children, digests, lock_on, status, steps_of, wait_for
 
 from selfheald.client import file_identity, read_record, valid_marker
+from selfheald.locks import held
 from selfheald.workspace import WAL_SUFFIXES, Database
 
 #: Seconds between two looks for the moment of a kill.
@@ -181,6 +182,8 @@ class Site:
         left += [str(path) for path in private.glob(".*.taken")]
         if lock_on(self.database) is not None:
             left.append(f"a lock: {lock_on(self.database)}")
+        if held(Database(self.database).lock):
+            left.append("the lock of an initialization")
         if status(self.database).get("state") not in (None, "completed"):
             left.append(f"the status {status(self.database)}")
         return left
