@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -22,6 +23,7 @@ from selfheald.initialization import (
     StartOverError,
     Tools,
     adopt,
+    clean_up,
     in_stoppable_thread,
     initialize,
     inspect,
@@ -101,6 +103,8 @@ class AutoInitializer:
                 duration_seconds=time.monotonic() - began,
             )
 
+        with suppress(InitializationError):  # what stands in the way of that is told where it matters
+            clean_up(self.database)
         try:
             while True:
                 found = await self._inspect(tools, status)

@@ -27,6 +27,7 @@ from selfheald.initialization import (
     StartOverError,
     Tools,
     adopt,
+    clean_up,
     initialize,
     inspect,
     is_fresh,
@@ -34,7 +35,7 @@ from selfheald.initialization import (
     put_status_right,
 )
 from selfheald.initialization_state import InitializationState, iso_time
-from selfheald.locks import DatabaseLock, Holder, held
+from selfheald.locks import Holder, held
 from selfheald.log import event_log
 from selfheald.marker import (
     Status,
@@ -49,7 +50,6 @@ from selfheald.obstacle import Obstacle, obstacle_of
 from selfheald.planner import Planner
 from selfheald.retry import RetryPolicy
 from selfheald.sight import Sight, same_database, sight
-from selfheald.staging import clean_leftovers, has_leftovers
 from selfheald.table_checker import Reading, read_database
 from selfheald.threads import run_in_thread
 from selfheald.workspace import Database
@@ -277,8 +277,9 @@ class Caretaker:
             case.status.begin("check_tables")
             if not os.path.lexists(database.marker):  # else the record of how it became ready stays
                 _show(case, state=InitializationState.NOT_STARTED.value)
-        if not case.cleaned:
-            self._clean(case)
+        if not case.cleaned:  # once after the start, and after a failure
+            with suppress(InitializationError, OSError):  # the next check tries again
+                case.cleaned = clean_up(database)
         if case.not_before > anyio.current_time():
             self._put(case, case.not_before)
             return
@@ -443,20 +444,6 @@ class Caretaker:
         # What failed for the last time for want of something is tried but once when that is there.
         case.attempt = self._retry.attempts - 1 if error.retryable else 0
         case.status = Status(case.database, answers=answers)
-
-    def _clean(self, case: Case) -> None:
-        """After the start and a failure: remove what was left, as soon as nobody is at work there."""
-        with suppress(InitializationError, OSError):  # the next check tries again
-            if has_leftovers(case.database):
-                lock = DatabaseLock(case.database.lock)
-                if not lock.acquire():
-                    return
-                try:
-                    for leftover in clean_leftovers(case.database):
-                        event_log("leftover_removed", f"removed {leftover.name}", database=str(case.database))
-                finally:
-                    lock.release()
-            case.cleaned = True
 
     async def _read(self, path: Path) -> Reading:
         return await run_in_thread(partial(read_database, path), limiter=self._threads)

@@ -81,7 +81,7 @@ async def run_job(
         ) from None
     finally:
         with anyio.CancelScope(shield=True):
-            await _end(process)
+            await kill_group(process)
     if result.get("event") == "error":
         raise InitializationError(
             result["message"],
@@ -166,8 +166,8 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     return event if isinstance(event, dict) and "event" in event else None
 
 
-async def _end(process: anyio.abc.Process) -> None:
-    """Kill what is left of the child's group and reap the child."""
+async def kill_group(process: anyio.abc.Process) -> None:
+    """Kill what is left of the group of a child that leads one, and reap the child."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     await process.wait()

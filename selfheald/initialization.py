@@ -19,10 +19,11 @@ from selfheald.dbt_host import run_job
 from selfheald.errors import ConcurrentInitializationError, InitializationError, from_os_error
 from selfheald.initialization_state import InitializationResult, InitializationState, iso_time
 from selfheald.locks import DatabaseLock, Holder
+from selfheald.log import event_log
 from selfheald.marker import Status, log_folder, outlived_a_tick, read_status, remove_marker, write_marker
 from selfheald.plan import Plan, Work, find_work
 from selfheald.planner import Planner, Settings
-from selfheald.staging import Staging, clean_leftovers, open_staging, require_space
+from selfheald.staging import Staging, clean_leftovers, has_leftovers, open_staging, require_space
 from selfheald.table_checker import CheckResult, Reading, copy_in_child, judge
 from selfheald.threads import run_in_thread
 from selfheald.workspace import Database, Folder, ensure_private_folder, open_folder
@@ -133,6 +134,20 @@ async def inspect(tools: Tools, database: Database, *, fresh: bool = False) -> I
 async def look(tools: Tools, database: Database, plan: Plan, settings: Settings) -> Inspection:
     """As :func:`inspect`, with the plan that is known."""
     return Inspection(plan, settings, judge(await tools.read(database.path), plan.required, database.path))
+
+
+def clean_up(database: Database) -> bool:
+    """Remove what killed initializations left; False if somebody is at work there, so that it has to wait."""
+    if has_leftovers(database):
+        lock = DatabaseLock(database.lock)
+        if not lock.acquire():
+            return False
+        try:
+            for leftover in clean_leftovers(database):
+                event_log("leftover_removed", f"removed {leftover.name}", database=str(database))
+        finally:
+            lock.release()
+    return True
 
 
 def is_fresh(database: Database, plan: Plan) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 import anyio
 
 from selfheald.config import Config, child_environment, render
-from selfheald.dbt_host import run_job
+from selfheald.dbt_host import kill_group, run_job
 from selfheald.errors import InitializationError, InitializationTimeoutError, from_os_error
 from selfheald.locks import DatabaseLock
 from selfheald.plan import Plan, make_plan, plan_from_json
@@ -266,15 +266,8 @@ async def _ask_for_variables(
     hint = f"Run it in {database.workspace}: it must print a JSON object within {VARS_SECONDS:g} s."
     try:
         with anyio.fail_after(VARS_SECONDS):
-            ran = await anyio.run_process(
-                list(command),
-                cwd=database.workspace,
-                env=dict(environment),
-                stdin=subprocess.DEVNULL,
-                check=True,
-                start_new_session=True,
-            )
-        variables = json.loads(ran.stdout)
+            output = await _output_of(command, database.workspace, environment)
+        variables = json.loads(output)
     except TimeoutError:
         raise InitializationTimeoutError(
             f"dbt.vars_command gave no answer within {VARS_SECONDS:g} s",
@@ -299,6 +292,28 @@ async def _ask_for_variables(
             "dbt.vars_command did not print a JSON object", code="config_invalid", path=command[0], hint=hint
         )
     return variables
+
+
+async def _output_of(command: tuple[str, ...], folder: Path, environment: Mapping[str, str]) -> bytes:
+    """What a command prints that succeeds. When this ends, in whatever way, nothing of its group is left."""
+    process = await anyio.open_process(
+        list(command),
+        cwd=folder,
+        env=dict(environment),
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        output = b"".join([chunk async for chunk in process.stdout])
+        code = await process.wait()
+    finally:
+        with anyio.CancelScope(shield=True):
+            await kill_group(process)
+    if code:
+        raise subprocess.CalledProcessError(code, command)
+    return output
 
 
 def _clean_cache(plans: Path) -> None:

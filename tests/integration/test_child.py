@@ -385,3 +385,13 @@ def test_a_child_that_never_got_a_job_dies_with_its_parent(tmp_path: Path) -> No
     with started(tmp_path / "job", "publish") as child:
         child.hang_up()
         assert child.process.wait(DEADLINE) == -signal.SIGKILL
+
+
+def test_a_child_keeps_its_time_limit_by_itself(tmp_path: Path) -> None:
+    """Its parent may be stopped. Until then it works as ever."""
+    endless = "select sum(a.range * b.range % 7) from range(10000000) as a, range(10000000) as b"
+    with started(tmp_path / "job", "build") as child, companion_of(child) as companion:
+        child.send(pre_sql=endless, time_limit=4)
+        assert child.process.wait(DEADLINE) == -signal.SIGKILL
+        assert companion.wait(5) == -signal.SIGKILL
+    assert run(tmp_path / "another", "plan", time_limit=DEADLINE)[-1]["event"] == "result"

@@ -18,12 +18,13 @@ from typing import Any, NamedTuple
 from processes import DEADLINE, Daemon, Record, arguments, children, digests, lock_on, status, steps_of, wait_for
 
 from selfheald.client import file_identity, read_record, valid_marker
+from selfheald.locks import held
 from selfheald.workspace import WAL_SUFFIXES, Database
 
 #: Seconds between two looks for the moment of a kill.
 GLANCE = 0.001
 #: Seconds within which all that a killed daemon had started must be gone, on a machine that is busy with other things.
-OUTLIVE = 5.0
+OUTLIVE = 2.0
 #: A variable of the environment by which a daemon's descendants are known, whoever their parent is by now.
 TOKEN = "KILLED_LANE"
 
@@ -181,6 +182,8 @@ class Site:
         left += [str(path) for path in private.glob(".*.taken")]
         if lock_on(self.database) is not None:
             left.append(f"a lock: {lock_on(self.database)}")
+        if held(Database(self.database).lock):
+            left.append("the lock of an initialization")
         if status(self.database).get("state") not in (None, "completed"):
             left.append(f"the status {status(self.database)}")
         return left
@@ -209,7 +212,7 @@ class Moment:
         return f"{self.name} + {self.offset * 1000:.0f} ms"
 
 
-#: The moments of which a third of the kills are chosen each: anywhere, at a step or file, around the publishing.
+#: Moments at a step or file on the way to the publishing, and around it; half of all kills are of the latter.
 NAMED = (
     "unmarked", "taken", "begun", "check_tables", "staging", "copying child", "building child", "load_seeds",
     "build_foundation",
@@ -222,7 +225,7 @@ def choose_moment(site: Site, rng: random.Random, duration: float, never: frozen
 
     ``duration`` is that of an undisturbed initialization, in seconds.
     """
-    kind = rng.choice(("any", "named", "publishing"))
+    kind = rng.choice(("any", "named", "publishing", "publishing"))
     if kind == "any":
         return Moment("any", rng.uniform(0, 1.1 * duration), lambda: True)
     name = rng.choice([name for name in (NAMED if kind == "named" else PUBLISHING) if name not in never])

@@ -197,11 +197,11 @@ def _lane(kit: Kit, folder: Path, environment: dict[str, str], seed: str, wanted
 
 
 def _one_database(kit: Kit, case: Case, site: Site, rng: random.Random) -> None:
-    """Kill up to three times until it is ready, then let it become so."""
+    """Kill up to four times until it is ready, then let it become so."""
     request = _bring(case, site.database)
     never = case.never
     with site.markers_watched():
-        for _ in range(rng.choice((1, 2, 3))):
+        for _ in range(rng.choice((1, 2, 3, 4))):
             moment = choose_moment(site, rng, kit.duration, never)
             site.story.append(str(moment))
             if not moment.wait(limit=lambda: valid_marker(site.database) is not None):

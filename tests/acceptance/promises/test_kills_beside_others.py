@@ -92,7 +92,7 @@ def test_one_of_two_initializers_is_killed(
     root: Path, selfheald: Selfheald, settings: dict[str, Any], figures: Figures
 ) -> None:
     """``ensure`` beside the daemon: whichever is killed, and whoever has the lock, the other makes the tables."""
-    rounds, wrong = scaled(3, 24), []
+    rounds, wrong = scaled(2, 24), []
     rng = random.Random(SEED)
     for number in range(rounds):
         database = own_database(root / f"workspace-{number}")
@@ -213,23 +213,31 @@ def test_a_killed_planner_leaves_nothing(
 
 @pytest.mark.promise(1)
 def test_a_status_that_a_kill_left_is_put_right(root: Path, selfheald: Selfheald, settings: dict[str, Any]) -> None:
-    """Killed after the tables were published, before that was told: ``ensure`` and the daemon tell it."""
+    """Killed after the tables were published, before that was told: ``ensure`` and the daemon tell it, and clean up."""
     database = Database(own_database(root / "workspace"))
     selfheald.ok("ensure", database, **settings)
+    staging, draft = database.private / "staging-left", database.folder / f".{NAME}.ready.left.tmp"
 
     def left() -> None:
         database.marker.unlink()
         record = status(database.path) | {"state": "in_progress", "completed_at": None}
         write_atomically(database.status, json.dumps(record))
+        staging.mkdir()
+        os.link(database.path, staging / NAME)
+        draft.touch()
 
     left()
     selfheald.ok("ensure", database, **settings)
     assert status(database.path)["state"] == "completed"
     marker(database.path)
+    assert not staging.exists()
+    assert not draft.exists()
     left()
     with selfheald.daemon(root, **settings):
         wait_until_marked(database.path)
     assert status(database.path)["state"] == "completed"
+    assert not staging.exists()
+    assert not draft.exists()
 
 
 def _has_no_request(database: Database) -> bool:
