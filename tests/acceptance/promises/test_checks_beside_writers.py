@@ -12,12 +12,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,8 @@ import duckdb
 import pytest
 from fixtures.figures import Figures, scaled
 from fixtures.processes import ROOT
-from processes import NAME, lock_on
+from fixtures.watching import Watch
+from processes import NAME
 
 from selfheald.catalog import Relation
 from selfheald.catalog_reader import CatalogReader, read_database
@@ -180,54 +179,6 @@ def stopped(process: subprocess.Popen[str]) -> Any:
     assert process.stdin is not None
     process.stdin.close()
     return json.loads(hear(process))
-
-
-@dataclass
-class Watch:
-    """What a process does to a database, seen from outside while it runs."""
-
-    database: Path
-    pid: int
-    looks: int = 0
-    opened: int = 0
-    for_writing: list[str] = field(default_factory=list)
-    locks: list[str] = field(default_factory=list)
-    holders: set[int] = field(default_factory=set)
-
-    @contextmanager
-    def kept(self) -> Iterator[None]:
-        done = threading.Event()
-
-        def look() -> None:
-            while not done.wait(0.003):
-                self.look()
-
-        thread = threading.Thread(target=look)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
-
-    def look(self) -> None:
-        self.looks += 1
-        with suppress(OSError):
-            for link in Path(f"/proc/{self.pid}/fd").iterdir():
-                with suppress(OSError):
-                    target = str(link.readlink())
-                    if target.startswith(str(self.database)):
-                        flags = Path(f"/proc/{self.pid}/fdinfo/{link.name}").read_text().split("flags:")[1].split()[0]
-                        self.opened += 1
-                        if int(flags, 8) & os.O_ACCMODE != os.O_RDONLY:
-                            self.for_writing.append(target)
-        for line in Path("/proc/locks").read_text().splitlines():
-            fields = line.replace("-> ", "").split()
-            if fields[4] == str(self.pid):
-                self.locks.append(line)
-        found = lock_on(self.database)
-        if found is not None:
-            self.holders.add(found[1])
 
 
 class History:
