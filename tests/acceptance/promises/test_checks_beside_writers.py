@@ -217,10 +217,10 @@ def folder() -> Iterator[Path]:
 @pytest.mark.parametrize(
     ("checker", "writer", "user", "count"),
     [
-        ("2", "2", "same", scaled(150, 10_000)),
-        ("1", "1", "same", scaled(150, 10_000)),
-        ("2", "1", "nobody", scaled(100, 3_000)),
-        ("1", "2", "nobody", scaled(100, 3_000)),
+        ("2", "2", "same", scaled(100, 10_000)),
+        ("1", "1", "same", scaled(100, 10_000)),
+        ("2", "1", "nobody", scaled(50, 3_000)),
+        ("1", "2", "nobody", scaled(50, 3_000)),
     ],
 )
 def test_checks_beside_a_writer(
@@ -259,7 +259,7 @@ def coarse_folder(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.timeout(scaled(120, 3600))
 def test_checks_where_stamps_count_seconds(coarse_folder: Path, tmp_path: Path, figures: Figures) -> None:
     """Two writes within a second leave the same stamps there: that these held still proves nothing."""
-    beside(coarse_folder, tmp_path, figures, "2", "2", "same", scaled(300, 3_000), coarse=True)
+    beside(coarse_folder, tmp_path, figures, "2", "2", "same", scaled(200, 3_000), coarse=True)
 
 
 @pytest.mark.promise(1)
