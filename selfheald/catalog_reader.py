@@ -69,7 +69,7 @@ def _look(path: Path, started: float) -> tuple[Reading, bool]:
     )  # fmt: skip
     try:
         with watch_database(path) as watched:
-            reading = replace(reading, identity=file_identity(path))
+            reading = replace(reading, identity=file_identity(path), read_at=watched.opened_at)
             if watched.descriptor is None:
                 reading = _without_file(reading, watched)
             elif watched.size == 0:

@@ -76,8 +76,9 @@ class Watched:
         quiet nobody does.
         """
         self.ask_holder()
-        age, tick = abs(self.age()), self.tick()
-        quiet = age >= max(QUIET_SECONDS, tick) or (age >= tick and not self.written_beside)
+        age, tick = self.age(), self.tick()
+        # A stamp of the future, of another host's clock perhaps, differs from any of now but tells of no quiet.
+        quiet = age >= max(QUIET_SECONDS, tick) or (abs(age) >= tick and not self.written_beside)
         return self.held_still() and quiet
 
     def age(self) -> float:
