@@ -271,14 +271,18 @@ def own_copy(folder: Path, root: Path) -> Path:
 
 
 def wait_until_all_marked(databases: list[Path]) -> None:
-    """Wait until each has a marker about the file as it is; for a busy machine a second for every ten."""
+    """Wait until each has a marker about the file as it is; for a busy machine a second for every ten.
+
+    One by one: to look at all of them again and again would be a load of its own.
+    """
     left = list(databases)
 
     def none_left() -> bool:
-        left[:] = [database for database in left if valid_marker(database) is None]
+        while left and valid_marker(left[-1]) is not None:
+            left.pop()
         return not left
 
-    wait_for(none_left, DEADLINE + len(databases) / 10, lambda: f"{len(left)} left, such as {left[0]}")
+    wait_for(none_left, DEADLINE + len(databases) / 10, lambda: f"{len(left)} left, such as {left[-1]}")
 
 
 def quiet_after(daemon: Daemon) -> None:
