@@ -291,7 +291,8 @@ class Caretaker:
         try:
             plan, settings = await self._tools.planner.plan_and_settings(database, fresh=there)
         except InitializationError:
-            self._fingerprint = None
+            if self._fingerprint == _NO_FINGERPRINT:
+                self._fingerprint = None  # as in follow_project: once there is a plan, all is to be looked at
             if not case.requested and valid_marker(database.path) is not None:
                 self._settle(case, seen)
                 return  # what is ready stays so while somebody mends the project

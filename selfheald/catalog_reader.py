@@ -163,6 +163,9 @@ class CatalogReader:
             # 2.0.0 reads ahead in other threads where it takes a file for remote, as it does with ours: rows came out
             # wrong, or "corrupt", in one copy of four. Older versions do not know the setting.
             self.connection.execute("SET storage_block_prefetch = 'NEVER'")
+        with contextlib.suppress(duckdb.CatalogException):
+            # Since 2.0 each connection starts eight threads for that, whatever `threads` says.
+            self.connection.execute("SET async_threads = 1")
         # Since 1.5 views are bound when their columns are asked for, and say whether they have been;
         # since 2.0 schemas can hold schemas.
         self._knows_bound = "is_bound" in self._columns_of("duckdb_views()")
