@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 from faults import QUICK, Site, calm, finished_in, healed
 from fixtures.figures import Figures, scaled
 from machine import Clock
-from processes import Selfheald, change, children, status, wait_for
+from processes import Selfheald, change, children, marker, status, wait_for
 
 from selfheald.client import valid_marker
 
@@ -48,6 +50,8 @@ def test_a_clock_that_is_set(site: Site, clock: Clock, figures: Figures) -> None
         database = site.show(site.complete(f"complete-{number}"))
         os.utime(database, times=(1e9 + number, 1e9 + number) if number % 2 else (4e9, 4e9))
         healed(database)
+        told_at = datetime.fromisoformat(marker(database)["checked_at"]).timestamp()
+        assert abs(told_at - offset - time.time()) < 120, "the daemon's clock was not moved"
         calm(site.daemon)
         change(database, "drop table dim_regions", "checkpoint")
         assert valid_marker(database) is None
