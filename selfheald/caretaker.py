@@ -142,8 +142,9 @@ class Caretaker:
             return
         try:
             plan = await self._tools.planner.plan_for(sample.database, fresh=True)
-        except InitializationError:
-            self._fingerprint = None  # what follows is a mend, even if it only takes back what was done
+        except InitializationError as error:
+            if not error.retryable:  # a shortage of the machine says nothing about the project
+                self._fingerprint = None  # what follows is a mend, even if it only takes back what was done
             return
         if plan.fingerprint != self._fingerprint:
             self._fingerprint = plan.fingerprint

@@ -39,7 +39,11 @@ def open_staging(database: Database, *, keep_on_error: bool = False) -> Iterator
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=private))
     except OSError as error:
         raise from_os_error(error, private, "make a staging folder in") from error
-    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        folder.rmdir()
+        raise from_os_error(error, folder, "open") from error
     keep = False
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
