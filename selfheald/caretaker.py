@@ -197,8 +197,9 @@ class Caretaker:
             return
         try:
             plan = await self._tools.planner.plan_for(sample.database, fresh=True)
-        except InitializationError:
-            self._fingerprint = None  # what follows is a mend, even if it only takes back what was done
+        except InitializationError as error:
+            if not error.retryable:  # a shortage of the machine says nothing about the project
+                self._fingerprint = None  # what follows is a mend, even if it only takes back what was done
             return
         if self._fingerprint not in (_NO_FINGERPRINT, plan.fingerprint):
             event_log("project_seen", "the dbt project is new or has changed: looking at every database", "DEBUG")
@@ -327,8 +328,7 @@ class Caretaker:
             )
         else:
             if wanted is Decision.INITIALIZE:
-                over = case.obstacle is not None and case.obstacle.is_over()
-                if case.requested or over or case.refused != _refusal(found):
+                if _is_worth_trying(case, found):
                     self._enqueue(case)
                 else:
                     _catch_up(case)
@@ -430,8 +430,7 @@ class Caretaker:
     def _give_up(self, case: Case, error: InitializationError) -> None:
         """No further attempt is planned; what of the machine was in the way is looked at with each scan.
 
-        Whoever asked is answered by a verdict on disk. While it cannot be written the request stays, and each scan
-        tries again.
+        Whoever asked is answered by a verdict on disk; while it cannot be written the request stays.
         """
         case.owed = case.status if case.status.unwritten else None
         case.obstacle = obstacle_of(error, (case.database.folder, case.database.private, case.database.path))
@@ -442,8 +441,8 @@ class Caretaker:
             case.requested = False
         else:
             answers = case.status.record["answers"]
-        # What failed for the last time for want of something is tried but once when that is there.
-        case.attempt = self._retry.attempts - 1 if error.retryable else 0
+        # What failed for want of something is tried but once when that seems to be there.
+        case.attempt = 0 if case.obstacle is None else self._retry.attempts - 1
         case.status = Status(case.database, answers=answers)
 
     async def _read(self, path: Path) -> Reading:
@@ -553,12 +552,20 @@ def _show(case: Case, **changes: Any) -> None:
         _tell_unwritten(case, error, "DEBUG")
 
 
+def _is_worth_trying(case: Case, found: Inspection) -> bool:
+    """True if something is another than when it was given up, or somebody asks who has had no verdict yet."""
+    if case.obstacle is not None and case.obstacle.is_over():
+        return True
+    return case.refused != _refusal(found) or (case.requested and case.owed is None)
+
+
 def _catch_up(case: Case) -> None:
     """Write down the verdict that could not be written, unless somebody is at work there."""
     if case.owed is not None and not held(case.database.lock):
         with suppress(InitializationError):
             case.owed.write()
-            case.owed = None
+            finish_request(case.database)
+            case.requested, case.owed, case.status = False, None, Status(case.database)
 
 
 def _tell_unwritten(case: Case, error: InitializationError, level: str = "ERROR") -> None:

@@ -47,7 +47,11 @@ def open_staging(database: Database, *, keep_on_error: bool = False) -> Iterator
         try:
             private = stack.enter_context(open_folder(path.parent))
             os.mkdir(path.name, 0o700, dir_fd=private)
-            handle = os.open(path.name, os.O_RDONLY | os.O_DIRECTORY | OPEN_SAFELY, dir_fd=private)
+            try:
+                handle = os.open(path.name, os.O_RDONLY | os.O_DIRECTORY | OPEN_SAFELY, dir_fd=private)
+            except OSError:
+                os.rmdir(path.name, dir_fd=private)
+                raise
         except OSError as error:
             raise from_os_error(error, path, "make") from error
         stack.callback(os.close, handle)
@@ -65,13 +69,12 @@ def open_staging(database: Database, *, keep_on_error: bool = False) -> Iterator
 
 def _remove(name: str, handle: int, private: int) -> None:
     """Remove all that is in the open folder, and its name if that still leads to it."""
-    for entry in os.listdir(handle):
-        if _is_folder(entry, handle):
-            shutil.rmtree(entry, ignore_errors=True, dir_fd=handle)
-        else:
-            with suppress(OSError):
+    with suppress(OSError):  # what cannot be removed now is a leftover
+        for entry in os.listdir(handle):
+            if _is_folder(entry, handle):
+                shutil.rmtree(entry, ignore_errors=True, dir_fd=handle)
+            else:
                 os.unlink(entry, dir_fd=handle)
-    with suppress(OSError):
         os.rmdir(name, dir_fd=private)
 
 

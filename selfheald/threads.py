@@ -30,4 +30,4 @@ async def run_in_thread(
     except RuntimeError as error:
         if began:
             raise
-        raise from_os_error(OSError(errno.EAGAIN, str(error)), None, "start a thread") from error
+        raise from_os_error(OSError(errno.EAGAIN, str(error)), None, "start a thread")  # noqa: B904 - it has its cause

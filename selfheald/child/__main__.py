@@ -87,6 +87,9 @@ def _load(kind: str) -> Callable[[Job, Emit], Dict[str, Any]]:
         loaded: Callable[[Job, Emit], Dict[str, Any]] = getattr(importlib.import_module(module), function)
     except Exception as error:
         traceback.print_exc()
+        known = job_error(error)
+        if known.code in ("disk_full", "interrupted"):
+            raise known from error
         message = f"{sys.executable} cannot import what it needs: {error}"
         raise JobError("dbt_unavailable", message, path=sys.executable) from error
     return loaded

@@ -18,7 +18,7 @@ _SHORTAGE = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM})
 _NO_SPACE = re.compile(r"no space left on device|disk quota exceeded|max_temp_directory_size", re.IGNORECASE)
 _TOO_LITTLE = re.compile(
     r"out of memory|memoryerror|(?:could not|cannot|failed to) allocate|bad_alloc|can't start new thread"
-    r"|resource temporarily unavailable|too many open files",
+    r"|resource temporarily unavailable|too many open files|failed to map segment",
     re.IGNORECASE,
 )
 _TOO_LITTLE_HINT = (

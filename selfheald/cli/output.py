@@ -21,6 +21,7 @@ DatabaseArgument = Annotated[
         metavar="DB",
         help="A database or its folder. Default: $DATABASE_PATH, else dbt/simulation.duckdb.",
         show_default=False,
+        readable=False,  # one that may not be read is told of with its code, as by the daemon
     ),
 ]
 ConfigOption = Annotated[

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+import sysconfig
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -175,15 +175,23 @@ def disk(path: Path, size: int) -> Iterator[Disk]:
 
 
 @contextmanager
-def limited(pid: int, kind: int, value: int) -> Iterator[None]:
-    """Lower a limit of a running process, and give it back."""
-    before = resource.prlimit(pid, kind)
-    resource.prlimit(pid, kind, (value, before[1]))
+def limited(pid: int, kind: str, value: int, prefix: Sequence[str] = ()) -> Iterator[None]:
+    """Lower a limit of a running process (``nofile``, ``nproc``), and give it back, as the user whom ``prefix`` names.
+
+    The hard limit stays, so that whoever owns the process may do both.
+    """
+
+    def limit(soft: str) -> list[str]:
+        return [*prefix, "prlimit", f"--pid={pid}", f"--{kind}={soft}:"]
+
+    command = [*prefix, "prlimit", f"--pid={pid}", f"--{kind}", "--noheadings", "--output=SOFT"]
+    before = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
+    _run(*limit(str(value)))
     try:
         yield
     finally:
-        with suppress(ProcessLookupError):
-            resource.prlimit(pid, kind, before)
+        if Path(f"/proc/{pid}").exists():
+            _run(*limit(before))
 
 
 def open_files(pid: int) -> int:
@@ -198,26 +206,17 @@ def as_user(uid: int) -> list[str]:
     return ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
 
 
-@contextmanager
-def crowd(uid: int, prefix: list[str]) -> Iterator[int]:
-    """So many processes of a user that a further one or two are all that a limit of the number given leaves."""
-    sleepers = [subprocess.Popen([*prefix, "sleep", "3600"]) for _ in range(3)]
-    try:
-        yield tasks_of(uid)
-    finally:
-        for sleeper in sleepers:
-            sleeper.kill()
-            sleeper.wait()
-
-
-def tasks_of(uid: int) -> int:
-    """How many threads the processes of a user have, which is what the limit of processes counts."""
-    count = 0
-    for entry in Path("/proc").iterdir():
-        with suppress(OSError):
-            if entry.name.isdigit() and entry.stat().st_uid == uid:
-                count += len(list((entry / "task").iterdir()))
-    return count
+def program_of(prefix: Sequence[str]) -> dict[str, object]:
+    """Settings with which that user's daemon can run dbt: this interpreter may lie where others find no way."""
+    packages = sysconfig.get_path("purelib")
+    name = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    others = [shutil.which(name, path=folder) for folder in ("/usr/local/bin", "/usr/bin")]
+    for python in filter(None, [sys.executable, *others]):
+        # A shell in between: what starts as root may start whatever it likes.
+        trial = [*prefix, "sh", "-c", f'exec "{python}" -c "import duckdb, dbt.version"']
+        if not subprocess.run(trial, env={"PYTHONPATH": packages}, cwd="/", stderr=subprocess.DEVNULL).returncode:
+            return {"DBT__PYTHON": python, "DBT__ENV": {"PYTHONPATH": packages}}
+    pytest.skip("another user can run no interpreter of this version here")
 
 
 class Clock:

@@ -5,82 +5,23 @@ In each case the daemon lives on at rest, says what is the matter, and goes on b
 
 from __future__ import annotations
 
-import json
 import os
-import resource
 import shutil
 import signal
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from faults import QUICK, ROUNDS, Site, calm, finished_in, healed, told, untouched
 from fixtures.figures import Figures, scaled
 from machine import MB, Disk, disk, limited, open_files, private_mounts
-from processes import (
-    NAME,
-    OWN_PROJECT,
-    Daemon,
-    Record,
-    Selfheald,
-    children,
-    cpu_seconds,
-    rows,
-    status,
-    throughout,
-    wait_for,
-)
+from processes import NAME, Selfheald, children, rows, status, wait_for
 from projects import NOTES, OWN_TABLES, copy_project, own_database, staging_left, tables, two_lines
 
-from selfheald.client import marker_path, request_path, valid_marker
+from selfheald.client import marker_path, valid_marker
 
 pytestmark = [pytest.mark.promise(6), pytest.mark.soak, pytest.mark.timeout(scaled(120, 900))]
-
-#: Quick enough for a test to see the last attempt fail, and a rescan.
-QUICK: dict[str, object] = {
-    "DBT__PROJECT_DIR": str(OWN_PROJECT),
-    "WATCH__RESCAN": 1,
-    "RETRY__BASE": 0.2,
-    "RETRY__MAX": 0.4,
-    "RETRY__ATTEMPTS": 3,
-    "LIMITS__MIN_FREE_BYTES": 0,
-}
-#: Rounds of each fault.
-ROUNDS = scaled(1, 4)
-#: Seconds for which a daemon is looked at while a fault lasts, and what it may do in one of them: of processor time,
-#: and lines in its log, where it scans each second and tells all.
-LOOK_SECONDS, CALM_SECONDS, CALM_LINES = 1.5, 0.5, 15
-#: A user whom nobody else is.
-STRANGER = 64999
-
-
-@dataclass
-class Site:
-    """A daemon, the folder that it watches, a folder beside it on the same disk, and the disk."""
-
-    daemon: Daemon
-    selfheald: Selfheald
-    disk: Disk
-    finished: Path
-
-    @property
-    def root(self) -> Path:
-        return self.daemon.roots[0]
-
-    def incomplete(self, name: str) -> Path:
-        """A new workspace, not yet watched, whose database holds nothing that is required."""
-        return own_database(self.disk.path / "aside" / name)
-
-    def complete(self, name: str) -> Path:
-        """A new workspace, not yet watched, whose database holds all."""
-        folder = self.disk.path / "aside" / name
-        folder.mkdir(parents=True)
-        return Path(shutil.copyfile(self.finished, folder / NAME))
-
-    def show(self, database: Path) -> Path:
-        """Let the daemon see it. That takes no room on the disk."""
-        return database.parent.rename(self.root / database.parent.name) / NAME
 
 
 @pytest.fixture(scope="module")
@@ -92,89 +33,40 @@ def mounts() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def finished_own(shared_selfheald: Selfheald, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete database of the small project. Not to be changed."""
-    database = own_database(tmp_path_factory.mktemp("finished-own"))
-    shared_selfheald.ok("ensure", database, **QUICK)
-    return database
+    return finished_in(tmp_path_factory.mktemp("finished-own"), shared_selfheald)
 
 
 @pytest.fixture(scope="module")
-def site(
+def both(
     mounts: None, shared_selfheald: Selfheald, finished_own: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Site]:
-    """A daemon that watches a folder on a disk of 64 MB."""
+) -> Iterator[tuple[Site, Disk]]:
+    """A daemon that watches a folder on a disk of 64 MB, and the disk."""
     with disk(tmp_path_factory.mktemp("disk"), 64 * MB) as small:
         root = small.path / "root"
         root.mkdir()
         with shared_selfheald.daemon(root, **QUICK) as daemon:
-            yield Site(daemon, shared_selfheald, small, finished_own)
+            yield Site(daemon, shared_selfheald, small.path, finished_own), small
 
 
-def untouched(database: Path) -> None:
-    """What was there is there as it was, and nothing else: neither tables, nor a marker, nor staging."""
-    assert not marker_path(database).exists()
-    assert tables(database) == NOTES
-    assert rows(database, "from notes") == [(42,)]
-    assert not staging_left(database)
+@pytest.fixture
+def site(both: tuple[Site, Disk]) -> Site:
+    return both[0]
 
 
-def healed(database: Path) -> None:
-    """It becomes so that all is there, what was there is as it was, and status and marker say so."""
-    wait_for(lambda: valid_marker(database), what=lambda: status(database))
-    assert tables(database) == OWN_TABLES | NOTES
-    assert rows(database, "from notes") == [(42,)]
-    assert status(database).get("state", "completed") == "completed"
-    assert not staging_left(database)
-    assert not request_path(database).exists()
-
-
-def calm(daemon: Daemon) -> None:
-    """It lives, and does next to nothing."""
-    process = daemon.process
-    assert process is not None
-    cpu, lines = cpu_seconds(daemon.pid), len(daemon.told().splitlines())
-    throughout(LOOK_SECONDS, lambda: process.poll() is None, daemon.told)
-    told = [json.loads(line) for line in daemon.told().splitlines()[lines:]]
-    events = Counter((line["event"], line["error_code"], line["database"]) for line in told)
-    assert cpu_seconds(daemon.pid) - cpu < CALM_SECONDS * LOOK_SECONDS, events
-    assert len(told) < CALM_LINES * LOOK_SECONDS, events
-
-
-def told(daemon: Daemon, database: Path, code: str) -> Record:
-    """Wait until the log tells that this database failed with this code for the last time."""
-
-    def last() -> Record | None:
-        lines = [
-            line
-            for event in ("check_failed", "initialization_failed")
-            for line in daemon.log_lines(event, database)
-            if line["level"] == "ERROR" and line["error_code"] == code
-        ]
-        return lines[-1] if lines else None
-
-    return wait_for(last, what=daemon.told)
-
-
-def given_up(database: Path, code: str, *words: str) -> None:
-    """Wait until the status says that no further attempt is planned, why, and what to do."""
-    found = wait_for(
-        lambda: status(database) if status(database).get("reason") == "needs_person" else None,
-        what=lambda: status(database),
-    )
-    error = found["error"]
-    assert (error["code"], found["next_attempt_at"]) == (code, None), found
-    assert error["path"], found
-    assert all(word in error["hint"] for word in words), error
+@pytest.fixture
+def small(both: tuple[Site, Disk]) -> Disk:
+    return both[1]
 
 
 # --- a full disk
 
 
-def test_a_disk_that_is_full_when_a_database_comes(site: Site, figures: Figures) -> None:
+def test_a_disk_that_is_full_when_a_database_comes(site: Site, small: Disk, figures: Figures) -> None:
     """Nothing can be written: neither marker, nor status. Once there is room, both are as they should be."""
     survived = 0
     for number in range(ROUNDS):
         databases = [site.complete(f"full-complete-{number}"), site.incomplete(f"full-incomplete-{number}")]
-        with site.disk.full():
+        with small.full():
             ready, lacking = map(site.show, databases)
             for database in (ready, lacking):
                 told(site.daemon, database, "disk_full")
@@ -194,14 +86,14 @@ def test_a_disk_that_is_full_when_a_database_comes(site: Site, figures: Figures)
     figures.tell(6, "disk full before the check", tried=ROUNDS, survived=survived)
 
 
-def test_who_waits_while_the_disk_is_full_is_answered(site: Site, figures: Figures) -> None:
+def test_who_waits_while_the_disk_is_full_is_answered(site: Site, small: Disk, figures: Figures) -> None:
     """There is room for a request and a status, not for staging: the verdict names the cause, room the cure."""
     survived = 0
     for number in range(ROUNDS):
         database = site.show(site.complete(f"asked-{number}"))
         healed(database)
         database = site.incomplete(f"asked-in-vain-{number}")
-        with site.disk.full(leave=40_000):
+        with small.full(leave=40_000):
             database = site.show(database)
             asked = site.selfheald.run("wait", database, "--timeout", "40")
             assert asked.returncode == 1, asked.stderr
@@ -215,11 +107,11 @@ def test_who_waits_while_the_disk_is_full_is_answered(site: Site, figures: Figur
     figures.tell(6, "disk full while a simulation waits", tried=ROUNDS, survived=survived)
 
 
-def test_no_inodes_left(site: Site, figures: Figures) -> None:
+def test_no_inodes_left(site: Site, small: Disk, figures: Figures) -> None:
     survived = 0
     for number in range(ROUNDS):
         databases = [site.complete(f"inodes-complete-{number}"), site.incomplete(f"inodes-incomplete-{number}")]
-        with site.disk.no_files_left():
+        with small.no_files_left():
             ready, lacking = map(site.show, databases)
             for database in (ready, lacking):
                 told(site.daemon, database, "disk_full")
@@ -235,14 +127,14 @@ def test_no_inodes_left(site: Site, figures: Figures) -> None:
     figures.tell(6, "no inodes left", tried=ROUNDS, survived=survived)
 
 
-def test_a_disk_that_turns_read_only(site: Site, figures: Figures) -> None:
+def test_a_disk_that_turns_read_only(site: Site, small: Disk, figures: Figures) -> None:
     survived = 0
     for number in range(ROUNDS):
         ready = site.show(site.complete(f"mounted-{number}"))
         healed(ready)
         later = site.complete(f"read-only-complete-{number}")
         lacking = site.incomplete(f"read-only-{number}")
-        with site.disk.read_only(site.root, (later.parent, lacking.parent)):
+        with small.read_only(site.root, (later.parent, lacking.parent)):
             for database in (later, lacking):
                 told(site.daemon, site.root / database.parent.name / NAME, "permission_denied")
             later, lacking = (site.root / database.parent.name / NAME for database in (later, lacking))
@@ -268,7 +160,10 @@ def test_a_disk_that_fills_up_meanwhile(mounts: None, selfheald: Selfheald, tmp_
     (project / "models" / "mart" / "dim_regions.sql").write_text(
         "select i as region_code, hash(i) as a, hash(i + 1) as b, hash(i + 2) as c from range(400000) as t (i)"
     )
-    settings = QUICK | {"DBT__PROJECT_DIR": str(project), "REQUIRED__SELECT": ["regions", "tag:foundation"]}
+    settings: dict[str, Any] = QUICK | {
+        "DBT__PROJECT_DIR": str(project),
+        "REQUIRED__SELECT": ["regions", "tag:foundation"],
+    }
     steps: dict[str, int] = {}
     wrong = tried = 0
     with disk(tmp_path / "disk", 200 * MB) as small:
@@ -308,13 +203,14 @@ def test_no_descriptors_left(site: Site, figures: Figures) -> None:
     for number in range(ROUNDS):
         ready = site.show(site.complete(f"files-ready-{number}"))
         healed(ready)
-        with limited(site.daemon.pid, resource.RLIMIT_NOFILE, open_files(site.daemon.pid)):
+        with limited(site.daemon.pid, "nofile", open_files(site.daemon.pid)):
             later = site.show(site.complete(f"files-complete-{number}"))
             lacking = site.show(site.incomplete(f"files-incomplete-{number}"))
             wait_for(lambda: site.daemon.log_lines("check_failed", lacking), what=site.daemon.told)  # noqa: B023
             calm(site.daemon)
             assert valid_marker(ready) is not None
-            untouched(lacking)
+            assert tables(lacking) == NOTES
+            assert not marker_path(lacking).exists()  # staging may lie there: to remove a folder takes a descriptor
             asked = site.selfheald.run("wait", lacking, "--timeout", "3")
             assert asked.returncode in (1, 3), asked.stderr
             two_lines(asked.stderr)
