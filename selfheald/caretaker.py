@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import anyio.to_thread
 
 from selfheald import decision
 from selfheald.agenda import Agenda
 from selfheald.backlog import Backlog
 from selfheald.client import file_identity, valid_marker
 from selfheald.config import Config
+from selfheald.crash_guard import CrashGuard
 from selfheald.decision import Decision
 from selfheald.errors import ConcurrentInitializationError, InitializationError
+from selfheald.guarded_reader import GuardedReader
 from selfheald.initialization import (
     BusyError,
     Inspection,
@@ -38,7 +39,6 @@ from selfheald.marker import Status, finish_request, has_request, read_status, r
 from selfheald.planner import Planner
 from selfheald.retry import RetryPolicy
 from selfheald.staging import clean_leftovers, has_leftovers
-from selfheald.table_checker import Reading, read_database
 from selfheald.workspace import Database
 
 #: Checks under way at once.
@@ -75,10 +75,10 @@ class Case:
 class Caretaker:
     """Everything that the daemon knows of its databases, and does about them."""
 
-    def __init__(self, config: Config, threads: anyio.CapacityLimiter) -> None:
+    def __init__(self, config: Config, threads: anyio.CapacityLimiter, guard: CrashGuard) -> None:
         self.config = config
-        self._threads = threads
-        self._tools = Tools(config, Planner(config, announce=_announce), self._read)
+        self._reader = GuardedReader(guard, threads)
+        self._tools = Tools(config, Planner(config, announce=_announce), self._reader.read)
         self._retry = RetryPolicy(config.retry.attempts, config.retry.base, config.retry.max)
         self._cases: dict[Path, Case] = {}
         self._agenda: Agenda[Case] = Agenda()
@@ -194,6 +194,7 @@ class Caretaker:
         if there and (not case.requested or case.status.record["answers"] != request_id):
             case.requested, case.attempt, case.not_before, case.refused = True, 0, float("-inf"), None
             case.status = Status(database, answers=request_id)
+            self._reader.forgive(database.path)
             event_log("request", "a simulator asks for it", "DEBUG", database=str(database))
             case.status.begin("check_tables")
             if not os.path.lexists(database.marker):  # else the record of how it became ready stays
@@ -355,9 +356,6 @@ class Caretaker:
                         event_log("leftover_removed", f"removed {leftover.name}", database=str(case.database))
                 finally:
                     lock.release()
-
-    async def _read(self, path: Path) -> Reading:
-        return await anyio.to_thread.run_sync(read_database, path, limiter=self._threads)
 
     def _enqueue(self, case: Case) -> None:
         self._no_longer_busy(case)

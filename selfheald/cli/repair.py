@@ -48,12 +48,12 @@ def quarantine(database: Database) -> list[str]:
     """
     from selfheald.locks import DatabaseLock
     from selfheald.marker import remove_marker
-    from selfheald.table_checker import read_database
+    from selfheald.table_checker import read_in_child
     from selfheald.workspace import ensure_private_folder
 
     ensure_private_folder(database)
     with DatabaseLock(database.lock):
-        reading = read_database(database.path)
+        reading = read_in_child(database.path)
         if reading.holder is not None:
             raise InitializationError(
                 f"PID {reading.holder.pid} ({reading.holder.command}) has it open",

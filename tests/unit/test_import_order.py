@@ -25,7 +25,7 @@ FLOORS = [
         cli.output
         daemon
         auto_initializer caretaker lookout
-        initialization
+        initialization guarded_reader
         attempt planner
         watch dbt_host staging presence log decision table_checker
         marker check_child
@@ -34,6 +34,7 @@ FLOORS = [
         catalog duckdb_errors read_only_files
         watched_file
         file_header
+        crash_guard
         plan project workspace backlog agenda retry config
         config_text config_layers
         config_model
