@@ -38,9 +38,8 @@ def main() -> None:
     finally:
         if threading.active_count() > 1:
             # A thread that a damaged database blocks must not keep the process: Python would wait for it.
-            threading.Thread(
-                target=_end, args=(code if isinstance(code, int) else int(bool(code)),), daemon=True
-            ).start()
+            number = code if isinstance(code, int) else int(bool(code))
+            threading.Thread(target=_end, args=(number,), daemon=True).start()
 
 
 def _run() -> None:

@@ -62,8 +62,9 @@ def quarantine(database: Database) -> list[str]:
                 hint="Close that connection first.",
             )
         if not reading.certain or reading.error is None or reading.error.code != "database_corrupt":
+            found = "" if reading.error is None else f" ({reading.error.code}: {reading.error.message})"
             raise InitializationError(
-                "nothing to set aside: the database is not corrupt",
+                f"nothing to set aside: the database is not corrupt{found}",
                 code="locked" if not reading.certain else "config_invalid",
                 path=database,
                 hint="`selfheald check` tells what there is.",
