@@ -21,6 +21,7 @@ import anyio.to_thread
 from selfheald.catalog import Reading
 from selfheald.client import file_identity
 from selfheald.crash_guard import CrashGuard, Identity
+from selfheald.errors import InitializationError
 from selfheald.log import event_log
 from selfheald.table_checker import read_database, read_in_child
 
@@ -75,7 +76,12 @@ class GuardedReader:
         if verdict is not None and verdict.identity == identity:
             return replace(verdict, duration_seconds=0.0, read_at=time.time())
         self._verdicts.pop(path, None)
-        if self._guard.is_suspect(path) or self.lost >= MOST_LOST:
+        if self._guard.is_suspect(path):
+            # Suspects take no more than their share of the checks under way: the others go on beside them.
+            if self._children.borrowed_tokens >= CHILDREN:
+                return _not_yet(path, identity)
+            return await self._read_apart(path)
+        if self.lost >= MOST_LOST:
             return await self._read_apart(path)
         async with self._threads:
             check = _Check(path, file_identity(path))
@@ -115,3 +121,12 @@ class GuardedReader:
         elif reading.certain:
             self._guard.was_read(path, reading.identity)
         return reading
+
+
+def _not_yet(path: Path, identity: Identity) -> Reading:
+    """A reading that counts for nothing: look again soon."""
+    error = InitializationError(f"{path} waits for its turn to be read apart", code="interrupted", path=path)
+    return Reading(
+        identity=identity, exists=identity is not None, empty=False, relations=(), certain=False, holder=None,
+        error=error, duration_seconds=0.0, read_at=time.time(),
+    )  # fmt: skip
