@@ -623,9 +623,9 @@ cli.main()
 def test_files_that_block_their_reader(python: str, tmp_path: Path, figures: Figures) -> None:
     """They are given up after a time limit, reported and remembered; the others are read meanwhile; all comes to an
     end at once when it is to."""
-    slow = [_made_by(python, _in(tmp_path / f"slow-{number}")) for number in range(scaled(2, 3))]
+    slow = [_made_by(python, _in(tmp_path / f"slow-{number}")) for number in range(scaled(1, 2))]
     for database in slow:
-        nested_wal(database, SLOW + SLOW // 4, python)
+        nested_wal(database, SLOW + SLOW // 2, python)
     good = [tmp_path / f"good-{number}" for number in range(20)]
     content = _made_by(python, _in(tmp_path / "whole")).read_bytes()
     for folder in good:
