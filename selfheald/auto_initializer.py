@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import anyio
 
+from selfheald.client import file_identity
 from selfheald.config import Config, load_config
 from selfheald.errors import ConcurrentInitializationError, InitializationError
 from selfheald.initialization import (
@@ -55,7 +56,7 @@ class AutoInitializer:
 
     ``db`` is the database's path; ``config`` the configuration (default: as the commands find it). Safe in a process
     that has the database open: whatever must open it is done in child processes, so no lock of the caller's is lost.
-    ``in_process`` spares the one for checks, in a process that never has it open.
+    ``in_process`` spares the one for looking where no file is yet, in a process that never has it open.
     """
 
     def __init__(
@@ -190,8 +191,14 @@ async def read_apart(path: Path) -> Reading:
 
 
 async def read_here(path: Path) -> Reading:
-    """Look at a database from a worker thread, for programs that never open one with DuckDB's own lock."""
-    return await run_in_thread(partial(read_database, path))
+    """Look at a database for a program that never opens one with DuckDB's own lock.
+
+    A file that holds something may crash its reader, so that is read in a child here too.
+    """
+    identity = file_identity(path)
+    if identity is None or identity["size"] == 0:
+        return await run_in_thread(partial(read_database, path))
+    return await read_apart(path)
 
 
 def _run_apart(function: Callable[[], Awaitable[_Result]]) -> _Result:

@@ -7,7 +7,6 @@ import random
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,10 @@ from selfheald.agenda import Agenda
 from selfheald.backlog import Backlog
 from selfheald.client import file_identity, valid_marker
 from selfheald.config import Config
+from selfheald.crash_guard import CrashGuard
 from selfheald.decision import Decision
 from selfheald.errors import ConcurrentInitializationError, InitializationError, from_os_error, is_shortage
+from selfheald.guarded_reader import GuardedReader
 from selfheald.initialization import (
     BusyError,
     Inspection,
@@ -50,8 +51,6 @@ from selfheald.obstacle import Obstacle, obstacle_of
 from selfheald.planner import Planner
 from selfheald.retry import RetryPolicy
 from selfheald.sight import Sight, same_database, sight
-from selfheald.table_checker import Reading, read_database
-from selfheald.threads import run_in_thread
 from selfheald.workspace import Database
 
 #: Checks under way at once.
@@ -101,10 +100,10 @@ class Case:
 class Caretaker:
     """Everything that the daemon knows of its databases, and does about them."""
 
-    def __init__(self, config: Config, threads: anyio.CapacityLimiter) -> None:
+    def __init__(self, config: Config, threads: anyio.CapacityLimiter, guard: CrashGuard) -> None:
         self.config = config
-        self._threads = threads
-        self._tools = Tools(config, Planner(config, announce=_announce), self._read)
+        self._reader = GuardedReader(guard, threads)
+        self._tools = Tools(config, Planner(config, announce=_announce), self._reader.read)
         self._retry = RetryPolicy(config.retry.attempts, config.retry.base, config.retry.max)
         self._cases: dict[Path, Case] = {}
         self._agenda: Agenda[Case] = Agenda()
@@ -274,6 +273,7 @@ class Caretaker:
             case.requested, case.attempt, case.not_before, case.refused = True, 0, float("-inf"), None
             case.obstacle = case.owed = None
             case.status = Status(database, answers=request_id)
+            self._reader.forgive(database.path)
             event_log("request", "a simulator asks for it", "DEBUG", database=str(database))
             case.status.begin("check_tables")
             if not os.path.lexists(database.marker):  # else the record of how it became ready stays
@@ -444,9 +444,6 @@ class Caretaker:
         # What failed for want of something is tried but once when that seems to be there.
         case.attempt = 0 if case.obstacle is None else self._retry.attempts - 1
         case.status = Status(case.database, answers=answers)
-
-    async def _read(self, path: Path) -> Reading:
-        return await run_in_thread(partial(read_database, path), limiter=self._threads)
 
     def _enqueue(self, case: Case) -> None:
         self._no_longer_busy(case)

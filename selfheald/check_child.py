@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import selectors
 import signal
 import subprocess
@@ -24,7 +25,7 @@ from typing import Any, NoReturn
 
 from selfheald.catalog import Reading
 from selfheald.client import file_identity
-from selfheald.errors import InitializationError, InitializationTimeoutError, from_dict
+from selfheald.errors import InitializationError, InitializationTimeoutError, from_dict, from_os_error
 from selfheald.workspace import Folder
 
 #: Run in safe-path mode: the working folder may be a stranger's, and hold a ``duckdb.py``.
@@ -33,19 +34,22 @@ _POLL_SECONDS = 0.1
 _EXIT_SECONDS = 2.0
 _CHUNK = 1 << 16
 _KEPT_STDERR = 4096
+#: Address space of a child that reads a database; it needs a third of it.
+_MOST_BYTES = 3 << 30
 
 
 def read_in_child(path: Path, timeout: float = 30.0, stop: threading.Event | None = None) -> Reading:
     """:func:`selfheald.catalog_reader.read_database`, in a child process. Never raises for what a file can be.
 
     The holder of a lock is told also where that is the calling process itself. After ``timeout`` seconds, or when
-    ``stop`` is set, the child is killed, and the reading has the error ``timeout`` or ``interrupted``; a child that
-    crashes gives ``check_crashed``, which does count (``certain``), and one that somebody kills ``interrupted``.
+    ``stop`` is set, the child is killed. A child that crashes, or is not done in time, gives ``check_crashed``, which
+    counts (``certain``); ``interrupted``, after ``stop`` or where the child was killed or cannot be started, does not.
     """
     started, began = time.time(), time.monotonic()
     try:
         return Reading.from_dict(_run("read", {"path": os.fspath(path)}, timeout, stop))
-    except InitializationError as error:
+    except InitializationError as failure:
+        error = _overdue(timeout) if failure.code == "timeout" else failure
         error.path = error.path or str(path)
         identity = file_identity(path)
         return Reading(
@@ -96,14 +100,18 @@ def _run(
     began = time.monotonic()
     package = str(Path(__file__).resolve().parent.parent)
     request = json.dumps({"job": kind, **arguments}).encode("ascii") + b"\n"
-    with subprocess.Popen(
-        [sys.executable, "-P", "-c", _BOOT, package],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        pass_fds=tuple(keep),
-    ) as process:
+    try:
+        child = subprocess.Popen(
+            [sys.executable, "-P", "-c", _BOOT, package],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            pass_fds=tuple(keep),
+        )
+    except OSError as error:
+        raise from_os_error(error, sys.executable, "start") from error
+    with child as process:
         try:
             answer, said = _talk(process, request, began + timeout, stop)
             process.wait(_EXIT_SECONDS)
@@ -178,6 +186,14 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
+def _overdue(seconds: float) -> InitializationError:
+    return InitializationError(
+        f"The process that read the database was not done after {seconds:g} s, and was killed",
+        code="check_crashed",
+        hint="Restore it from a back-up, or replace it; if only the machine was slow: `selfheald repair --retry`.",
+    )
+
+
 def _crashed(returncode: int, said: str) -> InitializationError:
     if returncode == -signal.SIGKILL:
         # No file makes its reader do that: it was a person, or the kernel for want of memory.
@@ -226,6 +242,10 @@ def _die_with_parent() -> None:
 def _read(path: str) -> dict[str, Any]:
     from selfheald.catalog_reader import read_database
 
+    # What DuckDB's own limit does not count, above all a text that claims to be of 4 GB, ends here.
+    with contextlib.suppress(OSError, ValueError):
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (_MOST_BYTES, hard))
     return read_database(Path(path)).as_dict()
 
 

@@ -9,6 +9,7 @@ import anyio
 
 from selfheald.caretaker import Caretaker
 from selfheald.config import Config
+from selfheald.crash_guard import CrashGuard
 from selfheald.errors import InitializationError
 from selfheald.log import event_log
 from selfheald.lookout import Lookout
@@ -38,7 +39,8 @@ class Daemon:
         self.config = config
         self.roots = merge_roots(list(config.watch.roots))
         threads = anyio.CapacityLimiter(THREADS)
-        self._caretaker = Caretaker(config, threads)
+        self._guard = CrashGuard(config.state_dir, self.roots)
+        self._caretaker = Caretaker(config, threads, self._guard)
         self._lookout = Lookout(
             config,
             self.roots,
@@ -58,8 +60,9 @@ class Daemon:
         Raises :class:`InitializationError` if a root cannot be claimed.
         """
         watch, attempts = self.config.watch, self.config.retry.attempts
-        with claim(self.roots, watch.database, watch.exclude, attempts) as presence:
+        with claim(self.roots, watch.database, watch.exclude, attempts) as presence, self._guard:
             self._presence = presence
+            self._tell_of_crashes()
             self._tell("starting")
             async with anyio.create_task_group() as life:
                 life.start_soon(self._listen_to_signals, life.cancel_scope)
@@ -71,6 +74,17 @@ class Daemon:
                 life.cancel_scope.cancel()
             self._tell("stopping")
         event_log("daemon_stopped", "stopped")
+
+    def _tell_of_crashes(self) -> None:
+        if self._guard.error is not None:
+            event_log("crash_guard_off", f"cannot note which file is being read: {self._guard.error}", "WARNING")
+        for path in self._guard.suspects:
+            event_log(
+                "check_suspect",
+                "it was being read when the last daemon ended: it is read in a process apart",
+                "WARNING",
+                database=str(path),
+            )
 
     async def _take_in(self) -> None:
         """See what there is and what happens, and check it, until a signal ends this."""

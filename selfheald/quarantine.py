@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from selfheald.errors import InitializationError, from_os_error
 from selfheald.locks import OPEN_SAFELY, DatabaseLock, Holder
 from selfheald.marker import remove_marker
-from selfheald.table_checker import Reading, read_database
+from selfheald.table_checker import Reading, read_in_child
 from selfheald.workspace import WAL_SUFFIXES, Database, ensure_private_folder, open_folder
 
 #: Seconds for which the renamed file stays locked: who opened it before, and is about to lock it, gives it up then.
@@ -40,16 +40,16 @@ def quarantine(database: Database) -> list[str]:
     changes meanwhile; then all is where it was. A WAL that is written when the database is set aside already is not
     its own, and stays.
 
-    WARNING: only for a process that does not have the database open in DuckDB.
+    WARNING: only for a process that does not have the database open in DuckDB: what is opened here is closed again.
     """
     if not os.path.lexists(database.private):  # a refusal leaves nothing behind
-        _require_corrupt(database, read_database(database.path))
+        _require_corrupt(database, read_in_child(database.path))
     ensure_private_folder(database)
     with DatabaseLock(database.lock), open_folder(database.folder) as folder:
         try:
             seen = _family(database, folder)
             _wait_until_quiet(seen)
-            _require_corrupt(database, read_database(database.path))
+            _require_corrupt(database, read_in_child(database.path))
             with _locked(database, folder):
                 if _family(database, folder) != seen:
                     raise _changed(database)

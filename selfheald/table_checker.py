@@ -55,7 +55,7 @@ class TableExistenceChecker:
 
     ``required`` defaults to those that the configured dbt project requires. Each call reads the file anew, in a child
     process (about 0.3 s), so it is safe in a process that has the database open in DuckDB. ``in_process=True`` reads
-    it here, in some milliseconds: only for a process that never has it open.
+    it here, in some milliseconds: only for a process that never has it open, and that a file may crash.
     """
 
     def __init__(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
+import time
 from typing import Annotated
 
 import typer
@@ -10,6 +13,9 @@ import typer
 from selfheald.cli import check, config_commands, demo, ensure, repair, run, status, wait
 from selfheald.cli.output import exit_code, print_error
 from selfheald.errors import InitializationError
+
+#: Seconds that threads have to end once all is done.
+_LAST_SECONDS = 2.0
 
 app = typer.Typer(
     name="selfheald",
@@ -22,6 +28,21 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; a known error ends in two lines on stderr and an exit code, never a traceback."""
+    code: object = 1
+    try:
+        _run()
+        code = 0
+    except SystemExit as end:
+        code = end.code
+        raise
+    finally:
+        if threading.active_count() > 1:
+            # A thread that a damaged database blocks must not keep the process: Python would wait for it.
+            number = code if isinstance(code, int) else int(bool(code))
+            threading.Thread(target=_end, args=(number,), daemon=True).start()
+
+
+def _run() -> None:
     try:
         arguments, command = wait.split_command(sys.argv[1:])
         app(arguments, prog_name="selfheald", obj=command)
@@ -32,6 +53,11 @@ def main() -> None:
         # Whoever read our output has gone: that is no failure worth a word.
         sys.stderr.close()
         sys.exit(1)
+
+
+def _end(code: int) -> None:
+    time.sleep(_LAST_SECONDS)
+    os._exit(code)
 
 
 def _print_version(wanted: bool) -> None:

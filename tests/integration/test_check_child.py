@@ -127,7 +127,7 @@ class TestTheChild:
         make(path, *SOME)
         reading = read_in_child(path, timeout=1.0)
         assert reading.error is not None
-        assert (reading.error.code, reading.error.path, reading.certain) == ("timeout", str(path), False)
+        assert (reading.error.code, reading.error.path, reading.certain) == ("check_crashed", str(path), True)
         assert reading.identity == file_identity(path)
         assert not is_alive(hanging_child)
 

@@ -24,7 +24,7 @@ FLOORS = [
         cli.output
         daemon
         auto_initializer caretaker lookout
-        initialization
+        initialization guarded_reader
         attempt planner quarantine
         watch dbt_host staging presence log decision table_checker
         marker check_child
@@ -33,6 +33,7 @@ FLOORS = [
         catalog duckdb_errors read_only_files
         watched_file
         file_header
+        crash_guard
         scan
         sight
         plan project workspace backlog agenda retry config obstacle

@@ -144,7 +144,7 @@ def test_one_that_is_not_quiet_is_waited_for(corrupt: Database, monkeypatch: pyt
 
 
 #: What a quarantine does, in this order.
-MOMENTS = ["read_database", "_locked", "_lock", "remove_marker", "_renames", "os.rename"]
+MOMENTS = ["read_in_child", "_locked", "_lock", "remove_marker", "_renames", "os.rename"]
 
 
 @pytest.mark.promise(3)
