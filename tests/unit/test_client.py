@@ -437,9 +437,12 @@ class TestWaiting:
     def test_a_later_request_answers_an_earlier_one_that_was_merged_into_it(
         self, database: Database, pool: ThreadPoolExecutor, eventually: Eventually
     ) -> None:
-        waiting = self.wait(pool, database)
+        told: list[dict[str, Any]] = []
+        waiting = pool.submit(client.wait_until_ready, database.path, LIMIT, told.append)
         eventually(database.request.exists)
         _, earlier = take_request(database)
+        Status(database, answers=earlier).write(reason="queued")
+        eventually(lambda: told)
         later = client.drop_request(database.path)
         assert take_request(database) == (True, later)
         assert later != earlier
