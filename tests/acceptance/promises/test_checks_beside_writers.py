@@ -38,7 +38,7 @@ WAL_SUFFIXES = (".wal", ".wal.checkpoint", ".wal.recovery")
 WRITER = r"""
 import duckdb, json, os, random, select, sys, time
 
-path, log, seed, options, quiet = sys.argv[1:]
+path, log, seed, options, quiet, often = sys.argv[1:]
 chance, turn, touched, failures, state = random.Random(int(seed)), 0, 0, [], []
 log = open(log, "w")
 
@@ -108,12 +108,12 @@ while not select.select([0], [], [], 0)[0]:
         [connection] = box
         for _ in range(chance.randrange(6)):
             step(connection)
-        if chance.random() < 0.02:
+        if chance.random() < float(often):
             time.sleep(float(quiet))  # open and quiet
             step(connection)
         changing(connection.close)
         del connection, box
-        time.sleep(float(quiet) if chance.random() < 0.02 else chance.choice([0, 0, 0.002, 0.03, 0.06]))
+        time.sleep(float(quiet) if chance.random() < float(often) else chance.choice([0, 0, 0.002, 0.03, 0.06]))
         if chance.random() < 0.2:
             turn += 1
             state = [[f"gen_{turn}", [f"c{turn}"]], ["many", ["a", "b"]]]
@@ -259,7 +259,7 @@ def coarse_folder(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.timeout(scaled(120, 3600))
 def test_checks_where_stamps_count_seconds(coarse_folder: Path, tmp_path: Path, figures: Figures) -> None:
     """Two writes within a second leave the same stamps there: that these held still proves nothing."""
-    beside(coarse_folder, tmp_path, figures, "2", "2", "same", scaled(200, 3_000), coarse=True)
+    beside(coarse_folder, tmp_path, figures, "2", "2", "same", scaled(600, 3_000), coarse=True)
 
 
 @pytest.mark.promise(1)
@@ -295,7 +295,9 @@ def beside(
 ) -> None:
     database = folder / NAME
     options = "(STORAGE_VERSION 'v1.0.0')" if writer == "2" and checker == "1" else ""
-    with started(PYTHONS[writer], WRITER, database, logs / "writer", 1, options, 2.3 if coarse else 1.2) as writing:
+    # Seconds, longer than a tick, and how often.
+    pauses = (3.0, 0.2) if coarse else (1.2, 0.02)
+    with started(PYTHONS[writer], WRITER, database, logs / "writer", 1, options, *pauses) as writing:
         with started(PYTHONS[checker], CHECKER, database, logs / "checker", count, user) as checking:
             watch = Watch(database, checking.pid)
             with watch.kept():
