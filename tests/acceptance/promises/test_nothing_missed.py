@@ -84,7 +84,7 @@ class TestBursts:
     def test_trees_are_moved_in_and_copied_in(
         self, selfheald: Selfheald, root: Path, tmp_path: Path, finished: Path, figures: Figures
     ) -> None:
-        rounds, size = scaled(3, 20), 10
+        rounds, size = scaled(2, 20), 10
         with selfheald.daemon(root, WATCH__RESCAN=NEVER) as daemon:
             ready = 0
             for number in range(rounds):
@@ -114,7 +114,7 @@ class TestRoots:
     def test_a_root_goes_and_comes(
         self, how: str, selfheald: Selfheald, root: Path, tmp_path: Path, complete: Copied, figures: Figures
     ) -> None:
-        rounds, ready = scaled(2, 10), 0
+        rounds, ready = scaled(1, 8), 0
         other = tmp_path / "other"
         other.mkdir()
         with selfheald.daemon(root, other, WATCH__RESCAN=NEVER) as daemon:
@@ -144,7 +144,7 @@ class TestRoots:
     def test_a_root_is_unmounted_and_mounted(
         self, selfheald: Selfheald, root: Path, finished: Path, figures: Figures
     ) -> None:
-        rounds, ready = scaled(2, 8), 0
+        rounds, ready = scaled(1, 6), 0
         with namespaces("m") as shell:
             shell.run(f"mount -t tmpfs -o size=100m first {root}")
             seen = Path(f"/proc/{shell.pid}/root{root}")
@@ -217,8 +217,7 @@ class TestLostEvents:
 class TestLimits:
     """The kernel grants no more watches."""
 
-    @pytest.mark.parametrize("mode", ["auto", "native"])
-    @pytest.mark.parametrize("what", ["watches", "instances"])
+    @pytest.mark.parametrize(("mode", "what"), [("auto", "watches"), ("native", "watches"), ("auto", "instances")])
     def test_a_limit_is_reached_and_raised(
         self, mode: str, what: str, selfheald: Selfheald, root: Path, complete: Copied, figures: Figures
     ) -> None:
@@ -255,7 +254,7 @@ class TestNames:
     def test_names_that_are_not_utf_8(
         self, selfheald: Selfheald, root: Path, complete: Copied, figures: Figures
     ) -> None:
-        rounds, ready = scaled(5, 40), 0
+        rounds, ready = scaled(3, 40), 0
         healthy, odd = root / "healthy", root / "odd"
         healthy.mkdir()
         odd.mkdir()
