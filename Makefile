@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 PINNED := .venv-pinned
 BIN := $(VENV)/bin
+# Two processes, each with whole files of tests.
+PYTEST := SELFHEALD_TEST_PINNED=$(CURDIR)/$(PINNED)/bin/python $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: help demo test soak lint format types clean
 
@@ -14,10 +16,10 @@ demo: $(VENV)/.installed ## Set up, then play the whole story in a temporary fol
 	$(BIN)/selfheald demo
 
 test: $(VENV)/.tests $(PINNED)/.installed ## Set up, then run all tests, the smoke test on the pinned versions included
-	SELFHEALD_TEST_PINNED=$(CURDIR)/$(PINNED)/bin/python $(BIN)/python -m pytest
+	$(PYTEST)
 
 soak: $(VENV)/.tests $(PINNED)/.installed ## Set up, then try for an hour to break each promise, and print the figures
-	SELFHEALD_SOAK=1 SELFHEALD_TEST_PINNED=$(CURDIR)/$(PINNED)/bin/python $(BIN)/python -m pytest -m soak
+	SELFHEALD_SOAK=1 $(PYTEST) -m soak
 
 lint: $(VENV)/.tests ## Lint and format check
 	$(BIN)/ruff check .
