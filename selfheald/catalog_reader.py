@@ -159,6 +159,7 @@ class CatalogReader:
         )
         self.connection.register_filesystem(self.files)
         self.connection.execute("SET temp_directory = ''")
+        self.connection.execute("SET enable_progress_bar = false")  # it would go to standard output, amid our own
         with contextlib.suppress(duckdb.CatalogException):
             # 2.0.0 reads ahead in other threads where it takes a file for remote, as it does with ours: rows came out
             # wrong, or "corrupt", in one copy of four. Older versions do not know the setting.
