@@ -6,9 +6,7 @@ import os
 import random
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -16,6 +14,7 @@ import anyio.lowlevel
 from selfheald import decision
 from selfheald.agenda import Agenda
 from selfheald.backlog import Backlog
+from selfheald.case import BUSY_SECONDS, Case, identity_key, refusal
 from selfheald.client import file_identity, valid_marker
 from selfheald.config import Config
 from selfheald.crash_guard import CrashGuard
@@ -36,65 +35,30 @@ from selfheald.initialization import (
     put_status_right,
 )
 from selfheald.initialization_state import InitializationState, iso_time
-from selfheald.locks import Holder, held
+from selfheald.locks import Holder
 from selfheald.log import event_log
 from selfheald.marker import (
     Status,
     finish_request,
-    has_request,
     outlived_a_tick,
     remove_marker,
     take_request,
     waiting_request,
 )
-from selfheald.obstacle import Obstacle, obstacle_of
+from selfheald.obstacle import obstacle_of
 from selfheald.planner import Planner
 from selfheald.retry import RetryPolicy
-from selfheald.sight import Sight, same_database, sight
+from selfheald.sight import Sight, sight
 from selfheald.workspace import Database
 
 #: Checks under way at once.
 CHECKS_AT_ONCE = 8
-#: Seconds between two looks at a database that somebody holds: doubled from the first to the second. Where nobody
-#: waits for it, there are at least ``watch.min_interval`` between them.
-BUSY_SECONDS = (0.25, 2.0)
 #: So many databases are scheduled before anything else gets its turn.
 AT_A_STRETCH = 100
 #: Who waits is told of a new place in the queue when it is better by one in so many.
 WORTH_TELLING = 20
 #: No check has had a plan yet.
 _NO_FINGERPRINT = ""
-
-
-@dataclass(slots=True, eq=False)
-class Case:
-    """What the daemon remembers of one database. Times are of the event loop's clock.
-
-    ``turn`` is held by a check or an initialization of it, so that neither answers for the other. ``settled`` is how
-    it looked when nothing was left to do about it but to wait: for a change, a request, or its turn in the queue.
-    ``refused`` is what was there when it was given up, ``obstacle`` what of the machine was in the way then; ``owed``
-    is a verdict that could not be written.
-    """
-
-    database: Database
-    status: Status
-    first_hint: float | None = None
-    checked_at: float = float("-inf")
-    checking: bool = False
-    initializing: bool = False
-    dirty: bool = False
-    requested: bool = False
-    attempt: int = 0
-    not_before: float = float("-inf")
-    busy_pause: float = BUSY_SECONDS[0]
-    busy_logged: bool = False
-    settled: Sight | None = None
-    gone: bool = False
-    refused: tuple[Any, ...] | None = None
-    obstacle: Obstacle | None = None
-    owed: Status | None = None
-    cleaned: bool = False
-    turn: anyio.Lock = field(default_factory=anyio.Lock)
 
 
 class Caretaker:
@@ -149,7 +113,7 @@ class Caretaker:
         if case is None:
             database = Database(path)
             case = self._cases[path] = Case(database, Status(database))
-        elif case.settled is not None and self.is_settled(path, sight(path)) and not _is_asked_anew(case):
+        elif case.settled is not None and self.is_settled(path, sight(path)) and not case.is_asked_anew():
             return
         self._schedule(case, self.config.watch.settle if quiet else 0.0)
 
@@ -158,7 +122,7 @@ class Caretaker:
             case.dirty = True
             return
         now = anyio.current_time()
-        if _is_asked_anew(case):
+        if case.is_asked_anew():
             self._put(case, now, first=True)
             return
         case.first_hint = case.first_hint or now
@@ -251,7 +215,7 @@ class Caretaker:
             case.checked_at = anyio.current_time()
             case.first_hint = None
             slots.release()
-            _tell_of_check(case, began)
+            case.tell_of_check(began)
         self._once_more_if_dirty(case)
 
     def _once_more_if_dirty(self, case: Case) -> None:
@@ -277,7 +241,7 @@ class Caretaker:
             event_log("request", "a simulator asks for it", "DEBUG", database=str(database))
             case.status.begin("check_tables")
             if not os.path.lexists(database.marker):  # else the record of how it became ready stays
-                _show(case, state=InitializationState.NOT_STARTED.value)
+                case.show(state=InitializationState.NOT_STARTED.value)
         if not case.cleaned:  # once after the start, and after a failure
             with suppress(InitializationError, OSError):  # the next check tries again
                 case.cleaned = clean_up(database)
@@ -295,7 +259,7 @@ class Caretaker:
             if self._fingerprint == _NO_FINGERPRINT:
                 self._fingerprint = None  # as in follow_project: once there is a plan, all is to be looked at
             if not case.requested and valid_marker(database.path) is not None:
-                self._settle(case, seen)
+                case.settle(seen)
                 return  # what is ready stays so while somebody mends the project
             raise
         if self._fingerprint == _NO_FINGERPRINT:
@@ -328,19 +292,13 @@ class Caretaker:
             )
         else:
             if wanted is Decision.INITIALIZE:
-                if _is_worth_trying(case, found):
+                if case.is_worth_trying(found):
                     self._enqueue(case)
                 else:
-                    _catch_up(case)
+                    case.catch_up()
             identity = found.reading.identity
             if identity is not None and outlived_a_tick(identity, found.reading.read_at):
-                self._settle(case, seen)
-
-    def _settle(self, case: Case, seen: Sight | None) -> None:
-        """Nothing is left to do about the database as it was ``seen`` before it was looked at."""
-        now = sight(case.database.path)
-        is_done = case.obstacle is None and case.owed is None and seen is not None and same_database(seen, now)
-        case.settled = now if is_done else None
+                case.settle(seen)
 
     def _adopt(self, case: Case, found: Inspection, seen: Sight) -> None:
         put_status_right(case.status)
@@ -357,8 +315,7 @@ class Caretaker:
             who = "somebody is writing to it" if holder is None else f"PID {holder.pid} ({holder.command}) holds it"
             event_log("busy", f"busy: {who}", database=str(case.database))
         if case.requested or not os.path.lexists(case.database.marker):
-            _show(
-                case,
+            case.show(
                 state=InitializationState.NOT_STARTED.value,
                 reason="busy",
                 queue_position=None,
@@ -380,14 +337,14 @@ class Caretaker:
         case.status = Status(case.database)
         case.requested, case.attempt, case.refused, case.obstacle, case.owed = False, 0, None, None, None
         if os.path.lexists(case.database.marker):
-            self._settle(case, seen)
+            case.settle(seen)
         case.not_before = float("-inf")
 
     def _refuse(self, case: Case, error: InitializationError) -> None:
         """A check ended in an error: tell once, and answer whoever asked."""
-        key = (error.code, error.message, *_identity_key(file_identity(case.database.path)))
+        key = (error.code, error.message, *identity_key(file_identity(case.database.path)))
         if case.refused == key and not case.requested:
-            _catch_up(case)
+            case.catch_up()
             return
         case.refused = key
         case.attempt += 1
@@ -414,7 +371,7 @@ class Caretaker:
                 completed_at=iso_time(time.time()),
             )
         except InitializationError as unwritten:
-            _tell_unwritten(case, unwritten)
+            case.tell_unwritten(unwritten)
         if pause is None:
             self._give_up(case, error)
         else:
@@ -453,8 +410,7 @@ class Caretaker:
         added = self._backlog.add(case, requested=case.requested)
         if added or case.requested:
             position = self._backlog.position(case)
-            _show(
-                case,
+            case.show(
                 state=InitializationState.NOT_STARTED.value,
                 reason="queued",
                 queue_position=position,
@@ -499,7 +455,7 @@ class Caretaker:
                 break
             told = case.status.record["queue_position"]
             if told is None or told - position > told // WORTH_TELLING:
-                _show(case, queue_position=position)  # its folder may be gone by now: its own turn will tell
+                case.show(queue_position=position)  # its folder may be gone by now: its own turn will tell
 
     async def _initialize(self, case: Case) -> None:
         database = case.database
@@ -537,61 +493,8 @@ class Caretaker:
         else:
             assert result.error is not None
             with suppress(InitializationError):  # without a plan there is nothing that could be refused again
-                case.refused = _refusal(await inspect(self._tools, database))
+                case.refused = refusal(await inspect(self._tools, database))
             self._give_up(case, result.error)
-
-
-def _show(case: Case, **changes: Any) -> None:
-    """Show how it goes, where that can be written: the work itself does not depend on it."""
-    try:
-        case.status.show(**changes)
-    except InitializationError as error:
-        _tell_unwritten(case, error, "DEBUG")
-
-
-def _is_worth_trying(case: Case, found: Inspection) -> bool:
-    """True if something is another than when it was given up, or somebody asks who has had no verdict yet."""
-    if case.obstacle is not None and case.obstacle.is_over():
-        return True
-    return case.refused != _refusal(found) or (case.requested and case.owed is None)
-
-
-def _catch_up(case: Case) -> None:
-    """Write down the verdict that could not be written, unless somebody is at work there."""
-    if case.owed is not None and not held(case.database.lock):
-        with suppress(InitializationError):
-            case.owed.write()
-            finish_request(case.database)
-            case.requested, case.owed, case.status = False, None, Status(case.database)
-
-
-def _tell_unwritten(case: Case, error: InitializationError, level: str = "ERROR") -> None:
-    event_log("status_not_written", error.message, level, database=str(case.database), error_code=error.code)
-
-
-def _is_asked_anew(case: Case) -> bool:
-    """True if a request waits that is not being worked on: also a second one, beside the one that is."""
-    return has_request(case.database, taken=not case.requested)
-
-
-def _refusal(found: Inspection) -> tuple[Any, ...]:
-    """What must change before a refused database is tried again by itself."""
-    return (found.plan.fingerprint, *_identity_key(found.reading.identity))
-
-
-def _identity_key(identity: dict[str, Any] | None) -> tuple[Any, ...]:
-    return () if identity is None else (identity["inode"], identity["size"], identity["mtime_ns"])
-
-
-def _tell_of_check(case: Case, began: float) -> None:
-    event_log(
-        "checked",
-        "checked: nothing is left to do" if case.settled is not None else "checked",
-        "DEBUG",
-        database=str(case.database),
-        started_at=iso_time(began),
-        duration_seconds=time.time() - began,
-    )
 
 
 def _announce(message: str) -> None:

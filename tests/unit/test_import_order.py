@@ -24,6 +24,7 @@ FLOORS = [
         cli.output
         daemon
         auto_initializer caretaker lookout
+        case
         initialization guarded_reader
         attempt planner quarantine
         watch dbt_host staging presence log decision table_checker
