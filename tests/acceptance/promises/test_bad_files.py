@@ -522,6 +522,8 @@ def test_a_file_that_may_not_be_read() -> None:
         shutil.rmtree(folder)
 
 
+@pytest.mark.soak
+@pytest.mark.timeout(scaled(240, 600))
 def test_a_file_that_crashes_the_daemon(selfheald: Selfheald, root: Path, complete: Copied, figures: Figures) -> None:
     """It does so once: after the restart it is reported, its neighbours are ready, and a change is taken up."""
     good, bad = complete(root / "good"), complete(root / "bad")
@@ -582,15 +584,22 @@ def test_innocent_files_that_were_being_read_when_the_daemon_was_killed(
 
 #: The daemon's reader with short limits, among files that block it; it tells what it said of each, and ends.
 _AMONG_SLOW_FILES = """
-import json, sys, time
-from functools import partial
+import json, sys, threading, time
 from pathlib import Path
 import anyio
 from selfheald import catalog_reader, cli, guarded_reader  # the reader now: to load DuckDB may take as long
 from selfheald.crash_guard import CrashGuard
 
-guarded_reader.THREAD_SECONDS, guarded_reader.CHILD_SECONDS, guarded_reader.MOST_LOST = 2.0, 2.0, 9
+# How long a file takes depends on the machine. These take for ever in a thread, and no child is done so soon.
+guarded_reader.THREAD_SECONDS, guarded_reader.CHILD_SECONDS, guarded_reader.MOST_LOST = 5.0, 0.01, 9
 codes = {}
+
+def read(path):
+    if path.parent.name.startswith("slow"):
+        threading.Event().wait()
+    return catalog_reader.read_database(path)
+
+guarded_reader.read_database = read
 
 async def ask(reader, path):
     reading = await reader.read(path)
@@ -623,17 +632,15 @@ cli.main()
 def test_files_that_block_their_reader(python: str, tmp_path: Path, figures: Figures) -> None:
     """They are given up after a time limit, reported and remembered; the others are read meanwhile; all comes to an
     end at once when it is to."""
-    slow = [_made_by(python, _in(tmp_path / f"slow-{number}")) for number in range(scaled(1, 2))]
-    for database in slow:
-        nested_wal(database, SLOW + SLOW // 2, python)
+    slow = [tmp_path / f"slow-{number}" for number in range(3)]
     good = [tmp_path / f"good-{number}" for number in range(20)]
     content = _made_by(python, _in(tmp_path / "whole")).read_bytes()
-    for folder in good:
+    for folder in slow + good:
         _in(folder).write_bytes(content)
     for path in tmp_path.glob("*/*"):
         quiet(path)
     done = subprocess.run(
-        [python, "-c", _AMONG_SLOW_FILES, tmp_path / "state", *(path.parent for path in slow), *good],
+        [python, "-c", _AMONG_SLOW_FILES, tmp_path / "state", *slow, *good],
         env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=DEADLINE, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -641,7 +648,7 @@ def test_files_that_block_their_reader(python: str, tmp_path: Path, figures: Fig
     wrong = [name for name, code in codes.items() if code != ("check_crashed" if name.startswith("slow") else None)]
     figures.tell(3, "files that block their reader, among others", tried=len(codes), survived=len(codes) - len(wrong))
     assert wrong == [], codes
-    assert 1 <= lost <= len(slow)
+    assert lost == len(slow)
     assert again < 0.5, "they are not read again while they stay as they are"
 
 
