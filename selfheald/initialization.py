@@ -377,9 +377,8 @@ class _Initialization:
             await anyio.sleep(BUSY_SECONDS / 4)
 
     async def _child(
-        self, job: dict[str, Any], settings: Settings, staging: Staging, *folders: Folder
+        self, job: dict[str, Any], settings: Settings, staging: Staging, logs: Folder, *others: Folder
     ) -> dict[str, Any]:
-        logs = folders[0]
         return await run_job(
             {**job, "log_dir": str(logs.path), "log_file": str(logs.path / f"{job['job']}.log")},
             python=settings.python,
@@ -387,7 +386,7 @@ class _Initialization:
             timeout=max(0.05, self.deadline - time.monotonic()),
             on_event=self.attempt.on_event,
             locks=(self.lock.fileno(),),
-            folders=(staging.held, *folders),
+            folders=(staging.held, logs, *others),
         )
 
 
