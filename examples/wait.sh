@@ -53,21 +53,29 @@ ask() {
 is_valid && exit 0
 is_watched || sleep 5 # a restart may take as long
 is_watched || { echo "no daemon watches $database" >&2; exit 4; }
-before=$(value answers "$status")
 id=
+older=
+taken=
 end=$(($(date +%s) + limit))
 while [ "$(date +%s)" -lt "$end" ]; do
     [ -n "$id" ] || ask
     is_valid && exit 0
     [ -n "$id" ] && [ "$(value answers "$marker")" = "$id" ] && exit 0
+    waits=$(value id "$request")
     answers=$(value answers "$status")
-    if [ -n "$answers" ] && [ "$answers" != null ] && [ "$answers" != "$before" ]; then
-        id=$answers # ours, or a later one that ours was merged into
-        if [ "$(value state "$status")" = failed ] && [ "$(value next_attempt_at "$status")" = null ]; then
-            sed -n 's/^ *"message": \(.*\),$/failed: \1/p' "$status" >&2
-            exit 1
+    if [ -n "$answers" ] && [ "$answers" != null ] && [ "$answers" != "$id" ]; then
+        if [ -z "$taken" ]; then
+            older=$answers # ours was taken only just now: what is answered there is an older one
+        elif [ "$answers" != "$older" ]; then
+            id=$answers # ours was merged into a later one
         fi
     fi
+    if [ "$answers" = "$id" ] && [ "$(value state "$status")" = failed ] &&
+        [ "$(value next_attempt_at "$status")" = null ]; then
+        sed -n 's/^ *"message": \(.*\),$/failed: \1/p' "$status" >&2
+        exit 1
+    fi
+    [ "$waits" = "$id" ] || taken=yes
     sleep 0.2
 done
 echo "not ready after $limit s: $database" >&2
