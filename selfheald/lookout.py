@@ -250,7 +250,12 @@ class Lookout:
         found = await self.scan(self.roots)
         if watcher is None or watcher is not self._watcher:
             return
-        changed = [path for path in _changed(before, self._sights) if str(path.parent) not in self._blind]
+        after = self._sights.copy()
+        changed = [
+            path
+            for path in _changed(before, after)
+            if _without_marker(before, path) != _without_marker(after, path) and str(path.parent) not in self._blind
+        ]
         await self._watch_further(found)
         proven = watcher.roots == self._roots_there() and not await watcher.prove(PROOF_SECONDS)
         if changed:
@@ -323,6 +328,10 @@ def pause_after(cost: float) -> float:
 
 def _changed(before: Mapping[Path, Sight], after: Mapping[Path, Sight]) -> list[Path]:
     return [path for path in before.keys() | after.keys() if before.get(path) != after.get(path)]
+
+
+def _without_marker(sights: Mapping[Path, Sight], path: Path) -> Sight:
+    return sights.get(path, (None,) * 4)[:3]
 
 
 def _prefixes(folders: Iterable[str | Path]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from selfheald.client import marker_path, request_path
 from selfheald.workspace import IGNORE_FILE, PRIVATE_FOLDER, WAL_SUFFIXES, is_under
 
-#: What tells one state of a database from another: for each file that counts its inode, size and time, if it is there.
+#: What tells one state of a database from another: inode, size and time of itself, its WAL, request and marker.
 Sight = tuple[tuple[int, int, int] | None, ...]
 
 
@@ -69,7 +69,7 @@ def scan(folders: Iterable[str | Path], name: str, exclude: frozenset[str], *, d
 
 def sight(path: Path) -> Sight:
     """How a database looks from outside; equal as long as neither it nor its WAL, marker or request has changed."""
-    return tuple(_stat(each) for each in (path, f"{path}.wal", marker_path(path), request_path(path)))
+    return tuple(_stat(each) for each in (path, f"{path}.wal", request_path(path), marker_path(path)))
 
 
 def is_text(name: str) -> bool:
