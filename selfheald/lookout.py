@@ -99,7 +99,7 @@ class Lookout:
         self._trouble: str | None = None
         self._one_scan = anyio.Lock()
         self._unreadable: set[Path] = set()
-        #: How each database looked, and its request behind that.
+        #: How each database looked, behind its request.
         self._sights: dict[Path, Sight] = {}
         self._blind: dict[str, float] = {}
 
@@ -236,7 +236,7 @@ class Lookout:
     def _unsettled(self, found: Scan) -> list[Path]:
         """Those of the databases found that are new, or not as they were when nothing was left to do about them."""
         there = ((path, self._sights.get(path)) for path in found.databases)
-        return [path for path, seen in there if seen is None or not self._known.is_settled(path, seen[:-1])]
+        return [path for path, seen in there if seen is None or not self._known.is_settled(path, seen[1:])]
 
     def _must_poll(self) -> bool:
         if self.config.watch.mode == "auto":
@@ -266,7 +266,12 @@ class Lookout:
         found = await self.scan(self.roots)
         if watcher is None or watcher is not self._watcher:
             return
-        changed = [path for path in _changed(before, self._sights) if str(path.parent) not in self._blind]
+        after = self._sights.copy()
+        changed = [
+            path
+            for path in _changed(before, after)
+            if _without_marker(before, path) != _without_marker(after, path) and str(path.parent) not in self._blind
+        ]
         await self._watch_further(found)
         proven = watcher.roots == self._roots_there() and not await watcher.prove(PROOF_SECONDS)
         if changed:
@@ -339,6 +344,11 @@ def pause_after(cost: float) -> float:
 
 def _changed(before: Mapping[Path, Sight], after: Mapping[Path, Sight]) -> list[Path]:
     return [path for path in before.keys() | after.keys() if before.get(path) != after.get(path)]
+
+
+def _without_marker(sights: Mapping[Path, Sight], path: Path) -> Sight | None:
+    seen = sights.get(path, ())[:-1]
+    return seen if any(seen) else None
 
 
 def _prefixes(folders: Iterable[str | Path]) -> tuple[str, ...]:

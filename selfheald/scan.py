@@ -32,8 +32,8 @@ class Scan:
     unreadable: list[Path] = field(default_factory=list)
 
     def sights(self) -> dict[Path, Sight]:
-        """How each database looks now, and its request behind that."""
-        return {path: (*sight(path), facts(request_path(path))) for path in self.databases | self.requested}
+        """How each database looks now, behind its request: the marker comes last."""
+        return {path: (facts(request_path(path)), *sight(path)) for path in self.databases | self.requested}
 
 
 def scan(folders: Iterable[str | Path], name: str, exclude: frozenset[str], *, deep: bool = True) -> Scan:

@@ -77,7 +77,7 @@ class Watcher:
         self.folders: set[str] = set()
         #: Folders for which a change of their own mode is news.
         self.unreadable: set[Path] = set()
-        #: Databases and folders that events have told of since somebody emptied it.
+        #: Databases and folders that events have told of since it was emptied; of more than markers, which we write.
         self.told: set[Path] = set()
         self._name = name
         self._exclude = exclude
@@ -195,7 +195,6 @@ class Watcher:
             raise RootGoneError("a root was moved, deleted or replaced")
         hints = self._hints_of(changes)
         if hints:
-            self.told |= hints.databases | hints.folders | hints.added
             self._waiting.append(hints)
             self._news.set()
 
@@ -225,6 +224,8 @@ class Watcher:
                     self._proven[path.parent.parent].set()
             elif database is not None:
                 databases.add(database)
+                if path.name != f"{self._name}.ready":
+                    self.told.add(database)
             elif path.name == PRIVATE_FOLDER:
                 self.folders.discard(raw)  # another one, perhaps
                 folders.add(path.parent)
@@ -232,6 +233,7 @@ class Watcher:
                 folders.add(path.parent)
             else:
                 added.add(path)
+        self.told |= folders | added
         return Hints(frozenset(databases), frozenset(folders), frozenset(added))
 
 
