@@ -53,6 +53,7 @@ def put_in_place(new: str, database: str) -> None:
             os.rename(new, name, dst_dir_fd=directory)
             os.fsync(directory)
             keep_locked(fresh, HOLD_REPLACED, HOLD_AT_MOST, HOLD_REPLACED)
+            _unlock(fresh)
             keep_locked(old, 0.0, HOLD_ORPHAN_AT_MOST, HOLD_ORPHAN_UNSEEN)
 
 
@@ -181,13 +182,20 @@ def _lock(descriptor: int) -> None:
     must have no other descriptor of the file.
     """
     try:
-        if hasattr(fcntl, "F_OFD_SETLK"):
-            # struct flock: type, whence, start, length (0: to the end, wherever that will be), pid.
-            record = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, record)
-        else:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _set_lock(descriptor, fcntl.F_WRLCK, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES):
             raise BusyError("another process holds a lock on the empty file") from error
         raise
+
+
+def _unlock(descriptor: int) -> None:
+    _set_lock(descriptor, fcntl.F_UNLCK, fcntl.LOCK_UN)
+
+
+def _set_lock(descriptor: int, kind: int, elsewhere: int) -> None:
+    if hasattr(fcntl, "F_OFD_SETLK"):
+        # struct flock: type, whence, start, length (0: to the end, wherever that will be), pid.
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0))
+    else:
+        fcntl.lockf(descriptor, elsewhere)

@@ -329,6 +329,34 @@ def test_empty_file_that_somebody_locks_is_busy(simple: House) -> None:
     assert simple.published() == {"new": 1000}
 
 
+def test_replaced_file_stays_locked_while_somebody_has_it_open(simple: House) -> None:
+    """Who opened the empty file long ago gets no lock on it; the new one is free meanwhile."""
+    simple.database.touch()
+    with simple.database.open("rb+") as early:
+        child = simple.start()
+        until = time.monotonic() + DEADLINE
+        while not _is_free(simple.database, early.fileno()):
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        with pytest.raises(BlockingIOError):
+            fcntl.lockf(early, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert child.hear_event("result", "error")["outcome"] == "published"
+    child.end()
+    assert simple.tables() == {"main.new"}
+
+
+def _is_free(database: Path, replaced: int) -> bool:
+    """True if another file has taken the place of the one that is open, and nobody locks it."""
+    with database.open("rb+") as now:
+        if os.path.samestat(os.fstat(now.fileno()), os.fstat(replaced)):
+            return False
+        try:
+            fcntl.lockf(now, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
 def test_both_files_are_locked_while_one_takes_the_others_place(simple: House, talk: Callable[..., Talk]) -> None:
     """Who opened the empty file before must not get a lock on it in the moment when it is being replaced."""
     simple.database.touch()
