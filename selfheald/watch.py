@@ -8,9 +8,11 @@ subscribe, then scan.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
+import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ import anyio.lowlevel
 from watchfiles import Change, awatch
 
 from selfheald import client
-from selfheald.errors import InitializationError
+from selfheald.errors import InitializationError, from_os_error
 from selfheald.scan import database_of, is_folder, is_watched
 from selfheald.workspace import IGNORE_FILE, PRIVATE_FOLDER, is_under, remove_file
 
@@ -164,6 +166,7 @@ class Watcher:
 
     async def _follow(self, folders: list[str], stop: anyio.Event) -> None:
         for attempt in range(ATTEMPTS):
+            _require_threads()
             try:
                 async for changes in awatch(
                     *folders,
@@ -284,6 +287,23 @@ def only_error(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
+
+
+def _require_threads() -> None:
+    """Raise unless a watch's two threads can be started. If they cannot, the library ends the whole process."""
+    done = threading.Event()
+    started: list[threading.Thread] = []
+    try:
+        for _ in range(2):
+            thread = threading.Thread(target=done.wait, name="watch-trial")
+            thread.start()
+            started.append(thread)
+    except RuntimeError as error:
+        raise from_os_error(OSError(errno.EAGAIN, str(error)), None, "start a thread for a watch") from error
+    finally:
+        done.set()
+        for thread in started:
+            thread.join()
 
 
 def _explained(error: BaseException, folders: Collection[str]) -> BaseException:

@@ -106,7 +106,7 @@ def test_a_right_that_is_missing(lack: Lack, site: Site, figures: Figures, reque
         line = told(site.daemon, database, "permission_denied")
         assert str(database.parent) in line["message"], line
         if lack.shown:
-            given_up(database, "permission_denied", "access")
+            given_up(database, "permission_denied", f"Let uid {STRANGER} use it: ch")
         asked = site.selfheald.run("wait", database, "--timeout", "20")
         assert asked.returncode == 1, asked.stderr
         error, _ = two_lines(asked.stderr)
