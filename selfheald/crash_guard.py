@@ -71,7 +71,8 @@ class CrashGuard:
             if self._descriptor < 0:
                 return
             if not self._suspects and not self._running and self._file is not None:
-                self._file.unlink(missing_ok=True)
+                with suppress(OSError):  # whatever became of the folder, the daemon ends well
+                    self._file.unlink()
             os.close(self._descriptor)
             self._descriptor = -1
 

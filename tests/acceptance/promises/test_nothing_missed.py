@@ -227,7 +227,7 @@ class TestLostEvents:
             with daemon_in(shell, selfheald, root, WATCH__RESCAN=RESCAN) as daemon:
                 wait_until_watching(root, "native", daemon)
                 shell.run(f"mount -t tmpfs -o size=50m other {root}/w && cp {complete(root / 'x')} {root}/w/{NAME}")
-                wait_for(lambda: valid_marker(seen / "w" / NAME), what=daemon.told)
+                wait_for(lambda: is_marked_within(seen / "w" / NAME), what=daemon.told)
                 wait_for(lambda: daemon.log_lines("events_lost"), what=daemon.told)
 
 
@@ -257,7 +257,7 @@ class TestLimits:
                     assert f"user.max_inotify_{what}" in line["message"] or f"max_user_{what}" in line["message"]
                     shell.limit(f"inotify_{what}", 1000)
                     wait_until_watching(root, "native", daemon)
-                    assert daemon.log_lines("watch_restored")
+                    wait_for(lambda: daemon.log_lines("watch_restored"), what=daemon.told)
                     ready += count_ready([complete(root / f"w{number}-restored")], PROMPTLY)
         figures.tell(
             7, f"databases while no more {what} are granted, and after (`{mode}`)", tried=rounds * 7, survived=ready
