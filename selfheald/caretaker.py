@@ -40,6 +40,7 @@ from selfheald.log import event_log
 from selfheald.marker import (
     Status,
     finish_request,
+    has_request,
     outlived_a_tick,
     remove_marker,
     take_request,
@@ -112,6 +113,8 @@ class Caretaker:
         case = self._cases.get(path)
         if case is None:
             database = Database(path)
+            if not any(map(os.path.lexists, (path, database.marker))) and not has_request(database):
+                return  # a late word of one that is gone, and forgotten
             case = self._cases[path] = Case(database, Status(database))
         elif case.settled is not None and self.is_settled(path, sight(path)) and not case.is_asked_anew():
             return
