@@ -214,6 +214,7 @@ def test_no_descriptors_left(site: Site, figures: Figures) -> None:
             later = site.show(site.complete(f"files-complete-{number}"))
             lacking = site.show(site.incomplete(f"files-incomplete-{number}"))
             wait_for(lambda: shortages(site, lacking), what=site.daemon.told)  # noqa: B023
+            calm(site.daemon)
             assert valid_marker(ready) is not None
             assert tables(lacking) == NOTES
             assert not marker_path(lacking).exists()  # staging may lie there: to remove a folder takes a descriptor
