@@ -24,6 +24,7 @@ from selfheald.duckdb_errors import classify
 from selfheald.errors import DatabaseCorruptionError, InitializationError
 from selfheald.file_header import BLOCKS_START, Header, not_regular, probe, unopenable
 from selfheald.read_only_files import ReadOnlyFiles
+from selfheald.spare import require_descriptors
 from selfheald.watched_file import Watched, watch_database
 
 #: The name under which a database is attached while it is read.
@@ -147,6 +148,7 @@ class CatalogReader:
     """
 
     def __init__(self, memory_limit: str = _MEMORY_LIMIT) -> None:
+        require_descriptors()
         self.files = ReadOnlyFiles()
         self.connection = duckdb.connect(
             ":memory:",

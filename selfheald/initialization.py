@@ -23,6 +23,7 @@ from selfheald.log import event_log
 from selfheald.marker import Status, log_folder, outlived_a_tick, read_status, remove_marker, write_marker
 from selfheald.plan import Plan, Work, find_work
 from selfheald.planner import Planner, Settings
+from selfheald.spare import require_descriptors
 from selfheald.staging import Staging, clean_leftovers, has_leftovers, open_staging, require_space
 from selfheald.table_checker import CheckResult, Reading, copy_in_child, judge
 from selfheald.threads import run_in_thread
@@ -100,6 +101,7 @@ async def initialize(
     attempted = Attempt(database, status, trigger, attempt, retry, tools.config.history.keep)
     try:
         _require_usable(database)
+        require_descriptors()
         ensure_private_folder(database)
         with DatabaseLock(database.lock) as lock:
             return await _Initialization(tools, database, attempted, lock, keep_staging).run()

@@ -8,11 +8,9 @@ subscribe, then scan.
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 import sys
-import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ from watchfiles import Change, awatch
 from selfheald import client
 from selfheald.errors import InitializationError, from_os_error
 from selfheald.scan import database_of, is_folder, is_watched
+from selfheald.spare import require_threads
 from selfheald.workspace import IGNORE_FILE, PRIVATE_FOLDER, is_under, remove_file
 
 #: Written by the watcher itself: the event that comes back proves that a root's watch stands.
@@ -291,19 +290,10 @@ def only_error(error: BaseException) -> BaseException:
 
 def _require_threads() -> None:
     """Raise unless a watch's two threads can be started. If they cannot, the library ends the whole process."""
-    done = threading.Event()
-    started: list[threading.Thread] = []
     try:
-        for _ in range(2):
-            thread = threading.Thread(target=done.wait, name="watch-trial")
-            thread.start()
-            started.append(thread)
-    except RuntimeError as error:
-        raise from_os_error(OSError(errno.EAGAIN, str(error)), None, "start a thread for a watch") from error
-    finally:
-        done.set()
-        for thread in started:
-            thread.join()
+        require_threads(2)
+    except OSError as error:
+        raise from_os_error(error, None, "start a thread for a watch") from error
 
 
 def _explained(error: BaseException, folders: Collection[str]) -> BaseException:

@@ -42,7 +42,7 @@ FLOORS = [
         config_model
         config_file config_values config_places
         locks column_types
-        client threads
+        client threads spare
         initialization_state
         errors
     """.strip().splitlines()

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from faults import QUICK, ROUNDS, Site, calm, finished_in, healed, told, untouched
-from fixtures.figures import SOAK, Figures, scaled
+from fixtures.figures import Figures, scaled
 from machine import MB, Disk, disk, limited, open_files, private_mounts
 from processes import NAME, Selfheald, children, rows, status, wait_for
 from projects import NOTES, OWN_TABLES, copy_project, own_database, staging_left, tables, two_lines
@@ -204,7 +204,6 @@ def shortages(site: Site, database: Path) -> list[dict[str, Any]]:
     return [line for event in events for line in site.daemon.log_lines(event, database)]
 
 
-@pytest.mark.skipif(not SOAK, reason="which call meets the shortage first is not settled: in the long form only")
 def test_no_descriptors_left(site: Site, figures: Figures) -> None:
     survived = 0
     for number in range(ROUNDS):
@@ -213,7 +212,7 @@ def test_no_descriptors_left(site: Site, figures: Figures) -> None:
         with limited(site.daemon.pid, "nofile", open_files(site.daemon.pid)):
             later = site.show(site.complete(f"files-complete-{number}"))
             lacking = site.show(site.incomplete(f"files-incomplete-{number}"))
-            wait_for(lambda: shortages(site, lacking), what=site.daemon.told)  # noqa: B023
+            told(site.daemon, lacking, "interrupted")
             calm(site.daemon)
             assert valid_marker(ready) is not None
             assert tables(lacking) == NOTES
