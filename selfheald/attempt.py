@@ -76,6 +76,12 @@ class Attempt:
             self.log("dbt_warning", str(event["message"]), level="WARNING")
             self._show(warnings=[*self.status.record["warnings"], str(event["message"])])
 
+    def kept(self, name: str, aside: str) -> None:
+        """A table was made anew; the old one is ``aside``."""
+        message = f"{name} was made anew; the old table is kept as {aside}"
+        self.log("table_kept", message, level="WARNING")
+        self._show(warnings=[*self.status.record["warnings"], message])
+
     def begin(self, name: str) -> None:
         """A step begins."""
         step = self.status.begin(name)

@@ -5,6 +5,7 @@ A :class:`Reading` is what was seen in a file at one moment; :func:`judge` compa
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -89,8 +90,9 @@ class CheckResult:
 
     ``tables`` has a record for each required table, in their order: ``name``, ``tier``, ``kind`` (``table``, ``view``
     or ``None``), ``missing_columns``. ``missing`` are those of which nothing is there; ``mismatched`` those of which
-    something else is there. ``complete`` is True if the database was read and holds all of them as required; whether
-    that is certain, the reading tells. ``error`` is the reading's own, or ``schema_mismatch``.
+    something else is there; ``outdated`` those of them that are to be made anew. ``complete`` is True if the database
+    was read and holds all of them as required; whether that is certain, the reading tells. ``error`` is the reading's
+    own, or ``schema_mismatch``.
     """
 
     reading: Reading
@@ -99,14 +101,23 @@ class CheckResult:
     mismatched: tuple[RequiredTable, ...]
     complete: bool
     error: InitializationError | None
+    outdated: tuple[RequiredTable, ...] = ()
+
+    @property
+    def to_make(self) -> tuple[RequiredTable, ...]:
+        """What an initialization has to make: the missing tables, and those that are to be made anew."""
+        return (*self.missing, *self.outdated)
 
 
-def judge(reading: Reading, required: Sequence[RequiredTable], path: object = None) -> CheckResult:
+def judge(
+    reading: Reading, required: Sequence[RequiredTable], path: object = None, *, rebuild_seeds: bool = False
+) -> CheckResult:
     """Compare what was read with what is required. Names are compared as DuckDB does, ignoring (ASCII) case.
 
     Extra tables and columns are allowed. Types are compared only where a required column carries one. An error in a
     reading that is not certain is told as ``locked``: the file was changing while it was read. ``path`` is named in
-    the error.
+    the error. With ``rebuild_seeds`` a seed's table whose columns differ is no error, but outdated, unless something
+    else differs too, which only a person can mend.
     """
     found = {(fold(item.schema), fold(item.name)): item for item in reading.relations}
     tables: list[dict[str, Any]] = []
@@ -130,14 +141,17 @@ def judge(reading: Reading, required: Sequence[RequiredTable], path: object = No
         elif absent or differing:
             mismatched.append(table)
             faults += [f"{table.qualified} has no column {column}" for column in absent] + differing
-    error = _reading_error(reading, path) or _mismatch(faults, mismatched, path)
+    are_seeds = all(_is_seed_table(table, found) for table in mismatched)
+    outdated = tuple(mismatched) if rebuild_seeds and are_seeds else ()
+    error = _reading_error(reading, path) or _mismatch(() if outdated else faults, mismatched, are_seeds, path)
     return CheckResult(
         reading=reading,
         tables=tuple(tables),
         missing=tuple(missing),
         mismatched=tuple(mismatched),
-        complete=error is None and reading.exists and not reading.empty and not missing,
+        complete=error is None and reading.exists and not reading.empty and not missing and not outdated,
         error=error,
+        outdated=outdated,
     )
 
 
@@ -169,12 +183,24 @@ def _reading_error(reading: Reading, path: object) -> InitializationError | None
     )  # fmt: skip
 
 
-def _mismatch(faults: Sequence[str], tables: Sequence[RequiredTable], path: object) -> InitializationError | None:
+def _is_seed_table(table: RequiredTable, found: Mapping[tuple[str, str], Relation]) -> bool:
+    """True if dbt loads it from a file, and what is there under its name is a table."""
+    relation = found.get((fold(table.schema), fold(table.name)))
+    return table.unique_id.startswith("seed.") and relation is not None and relation.kind == "table"
+
+
+def _mismatch(
+    faults: Sequence[str], tables: Sequence[RequiredTable], are_seeds: bool, path: object
+) -> InitializationError | None:
     if not faults:
         return None
     shown = "; ".join(faults[:3]) + ("; …" if len(faults) > 3 else "")
+    hint = (
+        "Make it anew from its file, and keep the old table under another name: `selfheald repair "
+        f"{shlex.quote(str(path or 'DB'))} --rebuild-seeds`. Or rename or drop it, and it is made."
+    )
     return InitializationError(
         f"{shown}. Nothing was changed.",
-        step="check_tables", code="schema_mismatch", path=path,
+        step="check_tables", code="schema_mismatch", path=path, hint=hint if are_seeds else None,
         missing_tables=[table.qualified for table in tables],
     )  # fmt: skip

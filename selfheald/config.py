@@ -150,7 +150,7 @@ def warnings(config: Config) -> list[str]:
 
 
 def _is_unused(key: str) -> bool:
-    return key.startswith(("templates.", "metrics.")) or key in ("dbt.keep_warm", "dbt.on_schema_mismatch")
+    return key.startswith(("templates.", "metrics.")) or key == "dbt.keep_warm"
 
 
 def child_environment(

@@ -167,7 +167,8 @@ class DbtConfig(BaseModel):
     )
     on_schema_mismatch: Literal["report", "rebuild-seeds"] = Field(
         default="report",
-        description="What happens to a seed table whose columns differ: report, or rebuild-seeds.",
+        description="What happens to a seed table whose columns are not those of its file: report, or rebuild-seeds "
+        "(it is loaded anew; the old one is kept under another name).",
     )
     keep_warm: Seconds = Field(
         default=300.0,

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import anyio
 
 from selfheald.attempt import Attempt, RetryRule
+from selfheald.catalog import fold
 from selfheald.client import valid_marker
 from selfheald.config import Config
 from selfheald.dbt_host import run_job
@@ -135,7 +136,9 @@ async def inspect(tools: Tools, database: Database, *, fresh: bool = False) -> I
 
 async def look(tools: Tools, database: Database, plan: Plan, settings: Settings) -> Inspection:
     """As :func:`inspect`, with the plan that is known."""
-    return Inspection(plan, settings, judge(await tools.read(database.path), plan.required, database.path))
+    rebuild = tools.config.dbt.on_schema_mismatch == "rebuild-seeds"
+    reading = await tools.read(database.path)
+    return Inspection(plan, settings, judge(reading, plan.required, database.path, rebuild_seeds=rebuild))
 
 
 def clean_up(database: Database) -> bool:
@@ -240,9 +243,9 @@ class _Initialization:
             return result
         self._require_idle(found)
         attempt.end("check_tables")
-        work = find_work(found.plan, found.check.missing, existing_tables(found.reading))
+        work = find_work(found.plan, found.check.to_make, existing_tables(found.reading))
         attempt.start(
-            [table.qualified for table in found.check.missing],
+            [table.qualified for table in found.check.to_make],
             len(work.seeds) + len(work.models),
             self.tools.planner.last_seconds() or FIRST_ESTIMATE_SECONDS,
         )
@@ -334,6 +337,8 @@ class _Initialization:
             with open_folder(self.database.folder) as live:
                 answer = await self._child(job, found.settings, staging, logs, Folder(self.database.folder, live))
             if answer["outcome"] == "published":
+                for name, kept in answer["kept"].items():
+                    self.attempt.kept(name, kept)
                 return
             if time.monotonic() > patience:
                 raise BusyError(None)
@@ -345,7 +350,7 @@ class _Initialization:
     async def _same_work(self, found: Inspection) -> dict[str, Any] | None:
         """The file's identity now, if it still lacks just what was built; else all is to be begun anew."""
         now = await look(self.tools, self.database, found.plan, found.settings)
-        same = now.check.missing == found.check.missing and now.check.error is None and now.is_new == found.is_new
+        same = now.check.to_make == found.check.to_make and now.check.error is None and now.is_new == found.is_new
         if not same or not now.reading.certain:
             raise StartOverError
         return None if now.is_new else now.reading.identity
@@ -357,7 +362,7 @@ class _Initialization:
         until = time.monotonic() + CERTIFY_SECONDS
         while True:
             found = await look(self.tools, self.database, built.plan, built.settings)
-            missing = {table.qualified for table in found.check.missing}
+            missing = {table.qualified for table in found.check.to_make}
             if found.reading.certain and not found.check.complete:
                 raise found.check.error or InitializationError(
                     f"after publishing these are missing: {', '.join(sorted(missing))}",
@@ -394,9 +399,14 @@ class _Initialization:
 
 def _publish_job(database: Database, found: Inspection, work: Work, staging: Staging, config: Config) -> dict[str, Any]:
     tables = []
-    for table in found.check.missing:
+    there = {(fold(each.schema), fold(each.name)): each for each in found.reading.relations}
+    for table in found.check.to_make:
         node = found.plan.nodes[table.unique_id]
         seed = {"path": node.path, "delimiter": node.delimiter} if node.resource_type == "seed" else None
+        replaces = None
+        if table in found.check.outdated:
+            old = there[fold(table.schema), fold(table.name)]
+            replaces = {"columns": list(map(list, old.columns)), "kept_as": set_aside_name(old.name, time.time())}
         tables.append(
             {
                 "schema": table.schema,
@@ -404,6 +414,7 @@ def _publish_job(database: Database, found: Inspection, work: Work, staging: Sta
                 "columns": [list(column) for column in table.columns],
                 "contract": node.contract,
                 "seed": seed,
+                "replaces": replaces,
             }
         )
     return {
@@ -415,6 +426,11 @@ def _publish_job(database: Database, found: Inspection, work: Work, staging: Sta
         "inputs": [{"schema": schema, "name": name} for schema, name in work.inputs],
         "storage_version": config.dbt.storage_version,
     }
+
+
+def set_aside_name(name: str, now: float) -> str:
+    """The name under which an old table is kept that was made anew ``now`` (seconds since the epoch)."""
+    return f"{name}__before_{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(now))}"
 
 
 def existing_tables(reading: Reading) -> set[tuple[str, str]]:

@@ -23,10 +23,12 @@ from latecomers import keep_locked
 from protocol import JobError
 from publish_errors import BusyError, ChangedError, told_of
 from staging_check import verified_tables
-from table_copy import Table, copy_all, count, describe, literal, quoted, relations
+from table_copy import Table, copy_all, count, describe, label, literal, quoted, relations
 
 Job = Mapping[str, Any]
 Emit = Callable[[Dict[str, Any]], None]
+#: The numbers of rows of the tables, and the names under which those that they replaced are kept.
+Published = Tuple[Dict[str, int], Dict[str, str]]
 
 STAGING, LIVE = "selfheald_staging", "selfheald_live"
 #: Seconds for which the database stays locked after our checkpoint, and at most, while others have it open: DuckDB 2.0
@@ -44,15 +46,15 @@ def publish(job: Job, emit: Emit) -> Dict[str, Any]:
                 tables = verified_tables(connection, STAGING, job)
             with _step("publish", emit):
                 hand_over = _create if job["mode"] == "create" else _graft
-                rows = hand_over(connection, job, tables, emit)
+                rows, kept = hand_over(connection, job, tables, emit)
     except BusyError as busy:
         return {"outcome": "busy", "message": str(busy)}
     except ChangedError as changed:
         return {"outcome": "changed", "message": str(changed)}
-    return {"outcome": "published", "created": [table.label for table in tables], "rows": rows}
+    return {"outcome": "published", "created": [table.label for table in tables], "rows": rows, "kept": kept}
 
 
-def _create(connection: duckdb.DuckDBPyConnection, job: Job, tables: List[Table], emit: Emit) -> Dict[str, int]:
+def _create(connection: duckdb.DuckDBPyConnection, job: Job, tables: List[Table], emit: Emit) -> Published:
     """A new file with these tables and nothing else, at the path where there was none, or an empty one."""
     database = job["database"]
     look_for_room(database)
@@ -69,11 +71,11 @@ def _create(connection: duckdb.DuckDBPyConnection, job: Job, tables: List[Table]
     if Identity.of(new)[1:] != (None, None, None):
         raise JobError("verification_failed", f"DuckDB left a WAL beside {new}", path=new)
     put_in_place(new, database)
-    return rows
+    return rows, {}
 
 
-def _graft(connection: duckdb.DuckDBPyConnection, job: Job, tables: List[Table], emit: Emit) -> Dict[str, int]:
-    """The tables, added to a database that exists, in one transaction."""
+def _graft(connection: duckdb.DuckDBPyConnection, job: Job, tables: List[Table], emit: Emit) -> Published:
+    """The tables, added to a database that exists, in one transaction; those that they replace get another name."""
     database = job["database"]
     seen = _quiet(job)
     by_rows = bool(job.get("compare_inputs")) or seen.wal is not None
@@ -82,7 +84,7 @@ def _graft(connection: duckdb.DuckDBPyConnection, job: Job, tables: List[Table],
         # From here on no statement can read a file, whatever a definition in either database says.
         connection.execute("SET enable_external_access = false")
         with _transaction(connection):
-            _still_missing(connection, tables)
+            kept = _make_way(connection, job["tables"])
             for wanted in job["inputs"]:
                 _same_input(connection, wanted["schema"], wanted["name"], by_rows=by_rows)
             rows = copy_all(connection, tables, LIVE)
@@ -91,7 +93,7 @@ def _graft(connection: duckdb.DuckDBPyConnection, job: Job, tables: List[Table],
     except duckdb.Error as error:  # committed all the same: the rows are in the WAL
         emit({"event": "warning", "message": f"the checkpoint after publishing failed: {error}"})
     keep_locked(descriptor, HOLD_GRAFTED, HOLD_AT_MOST, HOLD_GRAFTED)
-    return rows
+    return rows, kept
 
 
 def _quiet(job: Job) -> Identity:
@@ -137,12 +139,33 @@ def _open_unchanged(connection: duckdb.DuckDBPyConnection, database: str, seen: 
     return descriptor
 
 
-def _still_missing(connection: duckdb.DuckDBPyConnection, tables: List[Table]) -> None:
+def _make_way(connection: duckdb.DuckDBPyConnection, tables: List[Mapping[str, Any]]) -> Dict[str, str]:
+    """See that no name is taken, and give each table that is to be replaced its new one; return these."""
     there = relations(connection, LIVE)
-    for table in tables:
-        kind = there.get((table.schema.lower(), table.name.lower()))
-        if kind is not None:
-            raise ChangedError(f"there is a {kind} {table.label} by now")
+    kept = {}
+    for wanted in tables:
+        schema, name, replaces = wanted["schema"], wanted["name"], wanted.get("replaces")
+        kind = there.get((schema.lower(), name.lower()))
+        if replaces is None and kind is not None:
+            raise ChangedError(f"there is a {kind} {label(schema, name)} by now")
+        if replaces is not None:
+            if kind != "table":
+                raise ChangedError(f"the table {label(schema, name)} is gone")
+            old, aside = describe(connection, LIVE, schema, name), replaces["kept_as"]
+            if (schema.lower(), aside.lower()) in there or old.columns != tuple(map(tuple, replaces["columns"])):
+                raise ChangedError(f"the table {old.label} has changed meanwhile")
+            _rename(connection, old, aside)
+            kept[label(schema, name)] = label(old.schema, aside)
+    return kept
+
+
+def _rename(connection: duckdb.DuckDBPyConnection, table: Table, name: str) -> None:
+    try:
+        connection.execute(f"ALTER TABLE {table.within(LIVE)} RENAME TO {quoted(name)}")
+    except duckdb.Error as error:  # an index, or a foreign key of another table
+        message = f"the old table {table.label} cannot be kept under another name: {error}"
+        hint = "Drop its indexes and the foreign keys that refer to it, or rename or drop it yourself."
+        raise JobError("schema_mismatch", message, hint) from error
 
 
 def _same_input(connection: duckdb.DuckDBPyConnection, schema: str, name: str, by_rows: bool) -> None:

@@ -126,7 +126,7 @@ class Progress:
         was, self._status = self._status, status
         self._attempts = attempts
         for warning in (status.get("warnings") or ())[len(was.get("warnings") or ()) :]:
-            self.say(f"warning: {warning}")
+            self._leave(f"warning: {warning}")
         if status.get("state") == "in_progress" and was.get("attempt_id") != status.get("attempt_id"):
             self.say(describe_size(status))
         self.say(describe(status, attempts=attempts))
@@ -146,6 +146,13 @@ class Progress:
                 self._shown_at = time.monotonic()
                 if not self._quiet:
                     typer.echo(f"{again} ({time.monotonic() - self._began:.0f} s)", err=True)
+
+    def _leave(self, text: str) -> None:
+        """Show a sentence that stays to be read."""
+        if self._spinner is None:
+            self.say(text)
+        else:
+            self._spinner.console.print(text, markup=False, highlight=False)
 
     def _show(self) -> None:
         self._shown_at = time.monotonic()

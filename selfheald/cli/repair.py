@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 from typing import Annotated
 
+import anyio
 import typer
 
-from selfheald.cli.output import ConfigOption, DatabaseArgument, configuration, print_error
+from selfheald.cli.ensure import run_ensure
+from selfheald.cli.output import ConfigOption, DatabaseArgument, TimeoutOption, configuration, print_error
+from selfheald.cli.progress import Progress
 from selfheald.client import daemon_root, drop_request
+from selfheald.config import Config
 from selfheald.errors import ConcurrentInitializationError, InitializationError
+from selfheald.initialization_state import InitializationResult
 from selfheald.workspace import Database, resolve_database
 
 
@@ -19,18 +24,32 @@ def command(
     quarantine_it: Annotated[
         bool, typer.Option("--quarantine", help="Rename a corrupt database aside and ask for a new one.")
     ] = False,
+    rebuild_seeds: Annotated[
+        bool,
+        typer.Option(
+            "--rebuild-seeds",
+            help="Load seed tables anew whose columns are not those of their file. The old ones get another name.",
+        ),
+    ] = False,
+    timeout: TimeoutOption = 300.0,
     config: ConfigOption = None,
 ) -> None:
-    """Clear a failure, or set a corrupt database aside (it is renamed, never deleted).
+    """Clear a failure, set a corrupt database aside (it is renamed, never deleted), or load seed tables anew.
 
-    Exit codes: 0 done, 1 refused (nothing to repair, or somebody is at work on it), 2 wrong usage.
+    Exit codes: 0 done, 1 refused (nothing to repair, or somebody is at work on it) or failed, 2 wrong usage.
 
     Example: selfheald repair workspace --quarantine
     """
-    if retry == quarantine_it:
-        raise typer.BadParameter("say either --retry or --quarantine")
-    database = resolve_database(db, configuration(config).watch.database)
+    if retry + quarantine_it + rebuild_seeds != 1:
+        raise typer.BadParameter("say one of --retry, --quarantine and --rebuild-seeds")
+    effective = configuration(config, {"dbt.on_schema_mismatch": "rebuild-seeds"} if rebuild_seeds else None)
+    database = resolve_database(db, effective.watch.database)
     try:
+        if rebuild_seeds:
+            result = anyio.run(_rebuild_seeds, database, effective, timeout)
+            if result.error is not None:
+                raise result.error
+            return
         if quarantine_it:
             from selfheald.quarantine import quarantine
 
@@ -46,6 +65,26 @@ def command(
         typer.echo("No daemon watches it now. Make it ready with `selfheald ensure`, or start `selfheald run`.")
     else:
         typer.echo("Asked the daemon to make it ready; `selfheald wait` shows how it goes.")
+
+
+async def _rebuild_seeds(database: Database, config: Config, timeout: float) -> InitializationResult:
+    """Load anew what differs; refused unless it is seed tables alone."""
+    from selfheald.auto_initializer import read_here
+    from selfheald.initialization import Tools, inspect
+    from selfheald.planner import Planner
+
+    with Progress(f"Checking {database}") as progress:
+        found = await inspect(Tools(config, Planner(config, announce=progress.say), read_here), database, fresh=True)
+        if found.check.error is not None:
+            raise found.check.error
+        if not found.check.outdated:
+            raise InitializationError(
+                "nothing to rebuild: each seed table that is there has the columns of its file",
+                code="config_invalid",
+                path=database,
+                hint="`selfheald check` tells what is missing; `selfheald ensure` makes it.",
+            )
+        return await run_ensure(database, config, timeout, progress)
 
 
 def _require_failure(database: Database) -> None:

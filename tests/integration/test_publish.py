@@ -556,6 +556,70 @@ def test_table_that_is_there_by_now_is_left(simple: House, made: str) -> None:
     assert simple.database.read_bytes() == before
 
 
+# --- graft: a table is made anew
+
+
+@pytest.fixture
+def anew(house: House) -> House:
+    """Staging has ``seed``, of which the live database has an earlier form, with rows that somebody has edited."""
+    house.build("CREATE TABLE seed(i INTEGER, s VARCHAR)", "INSERT INTO seed VALUES (1, 'a'), (2, 'b')")
+    house.live(
+        "CREATE TABLE seed(i INTEGER PRIMARY KEY)", "INSERT INTO seed VALUES (7), (8), (9)",
+        "COMMENT ON TABLE seed IS 'edited'", "CREATE VIEW largest AS SELECT max(i) AS i FROM seed",
+    )  # fmt: skip
+    house.want("seed", "i", "s", replaces={"columns": [["i", "INTEGER"]], "kept_as": "seed_before"})
+    house.graft()
+    return house
+
+
+def test_a_table_is_made_anew_and_the_old_one_is_kept_whole(anew: House) -> None:
+    before = anew.digest("seed")
+    answer = anew.publish()
+    assert (answer["outcome"], answer["kept"]) == ("published", {"seed": "seed_before"})
+    assert anew.tables() == {"main.seed", "main.seed_before"}
+    assert anew.digest("seed_before") == before
+    assert anew.live("SELECT * FROM seed ORDER BY i") == [["1", "a"], ["2", "b"]]
+    assert anew.live("SELECT comment FROM duckdb_tables() WHERE table_name = 'seed_before'") == [["edited"]]
+    assert anew.live("SELECT i FROM largest") == [["2"]]  # whoever reads by name reads the new one
+    with pytest.raises(AssertionError, match="Duplicate key"):
+        anew.live("INSERT INTO seed_before VALUES (7)")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER TABLE seed ADD COLUMN more INTEGER",
+        "DROP TABLE seed",
+        "DROP TABLE seed; CREATE VIEW seed AS SELECT 1 AS i",
+        "CREATE TABLE SEED_BEFORE(i INTEGER)",
+        "CREATE VIEW seed_before AS SELECT 1 AS i",
+    ],
+)
+def test_a_table_that_is_another_by_now_is_not_made_anew(anew: House, change: str) -> None:
+    anew.live(*change.split("; "))
+    anew.graft()
+    before = anew.database.read_bytes()
+    answer = anew.publish()
+    assert answer["outcome"] == "changed", answer
+    assert anew.database.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "made", ["CREATE INDEX x ON seed(i)", "CREATE TABLE child(i INTEGER REFERENCES seed(i))"], ids=["index", "key"]
+)
+def test_a_table_that_others_hold_on_to_is_not_made_anew(anew: House, made: str) -> None:
+    anew.want("more")
+    anew.build("CREATE TABLE more(i INTEGER)")
+    anew.live(made)
+    anew.graft()
+    before = anew.database.read_bytes()
+    answer = anew.publish()
+    assert (answer["event"], answer["code"]) == ("error", "schema_mismatch")
+    assert "seed cannot be kept under another name" in answer["message"]
+    assert "Drop its indexes" in answer["hint"]
+    assert anew.database.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("change", "crash"),
     [
@@ -793,7 +857,10 @@ def test_failures_of_duckdb_have_stable_codes(monkeypatch: pytest.MonkeyPatch, m
 # --- kills
 
 
-@pytest.mark.parametrize(("mode", "index"), [("create", False), ("replace", False), ("graft", False), ("graft", True)])
+@pytest.mark.parametrize(
+    ("mode", "index"),
+    [("create", False), ("replace", False), ("graft", False), ("graft", True), ("anew", False)],
+)
 def test_killed_at_any_moment_all_or_nothing(tmp_path: Path, duck: Duck, mode: str, index: bool) -> None:
     rounds = max(10, ROUNDS // 3)
     model = House(tmp_path / "model", duck)
@@ -806,13 +873,20 @@ def test_killed_at_any_moment_all_or_nothing(tmp_path: Path, duck: Duck, mode: s
     span = 0.0
     outcomes = []
     before = {"main.old"} if mode == "graft" else set()
+    after = before | {"main.one", "main.two"}
+    if mode == "anew":
+        model.live("CREATE TABLE two AS SELECT range i FROM range(1000)")
+        earlier = model.digest("two")
+        before, after = {"main.old", "main.two"}, {"main.old", "main.one", "main.two", "main.two_before"}
     for number in range(-1, rounds + 1):
         house = House(tmp_path / str(number), duck)
         shutil.copy(model.staging, house.staging)
         house.job["storage_version"] = "latest"
         house.want("one", "i")
-        house.want("two", "i")
-        if mode == "graft":
+        house.want(
+            "two", "i", replaces={"columns": [["i", "BIGINT"]], "kept_as": "two_before"} if mode == "anew" else None
+        )
+        if mode in ("graft", "anew"):
             shutil.copy(model.database, house.database)
             house.graft()
         elif mode == "replace":
@@ -829,9 +903,11 @@ def test_killed_at_any_moment_all_or_nothing(tmp_path: Path, duck: Duck, mode: s
         child.end()
         is_there = house.database.exists() and house.database.stat().st_size > 0
         there = house.tables() if is_there else set()
-        assert there in (before, before | {"main.one", "main.two"})
-        if mode == "graft":
+        assert there in (before, after)
+        if mode in ("graft", "anew"):
             assert house.digest("old") == digest
+        if mode == "anew":
+            assert house.digest("two_before" if there == after else "two") == earlier
         if "main.one" in there:
             assert house.digest("one") == house.digest("two") == digest
             assert house.live("SELECT count(*) FROM two WHERE i = 777") == [["1"]]

@@ -91,6 +91,35 @@ def test_columns_may_be_more_but_not_fewer(
         assert typed.error.missing_tables == ["T"]
 
 
+SEED = RequiredTable("s", TableTier.SEED, columns=(("a", None),), unique_id="seed.p.s")
+MODEL = RequiredTable("m", TableTier.FOUNDATION, columns=(("a", None),), unique_id="model.p.m")
+#: What may be there under the name of a required table: as it should be, with other columns, no table, nothing.
+STATES = st.sampled_from(["right", "other", "view", "none"])
+
+
+@given(STATES, STATES)
+def test_only_seeds_are_made_anew_and_only_if_nothing_else_is_wrong(seed: str, model: str) -> None:
+    states = {"s": seed, "m": model}
+    there = [
+        Relation("main", name, "view" if state == "view" else "table", (("a" if state == "right" else "b", "INTEGER"),))
+        for name, state in states.items()
+        if state != "none"
+    ]
+    told = judge(reading(*there), [SEED, MODEL], "/w/d b")
+    rebuilt = judge(reading(*there), [SEED, MODEL], "/w/d b", rebuild_seeds=True)
+    assert told.outdated == ()
+    assert told.to_make == told.missing == rebuilt.missing
+    assert told.complete == rebuilt.complete == (seed == model == "right")
+    may = seed == "other" and model in ("right", "none")
+    assert rebuilt.outdated == ((SEED,) if may else ())
+    assert rebuilt.to_make == (*rebuilt.missing, *rebuilt.outdated)
+    wrong = {"other", "view"} & set(states.values())
+    assert (told.error is not None) == bool(wrong)
+    assert (rebuilt.error is not None) == (bool(wrong) and not may)
+    if told.error is not None:
+        assert ("selfheald repair '/w/d b' --rebuild-seeds" in told.error.hint) == may
+
+
 @given(RELATIONS, st.booleans())
 def test_a_reading_survives_json(relations: tuple[Relation, ...], certain: bool) -> None:
     seen = Reading(

@@ -18,8 +18,8 @@ FLOORS = [
     for line in """
         __main__
         cli
-        cli.run cli.wait cli.check cli.status cli.config_commands cli.demo
-        cli.ensure cli.repair
+        cli.run cli.wait cli.check cli.status cli.config_commands cli.demo cli.repair
+        cli.ensure
         cli.progress
         cli.output
         daemon
