@@ -207,7 +207,8 @@ class TestLostEvents:
                 ready += count_ready(databases, DEADLINE)
                 # What happens there from now on is told by events again: the scan has noticed what was lost.
                 lines = number + 1
-                wait_for(lambda: len(daemon.log_lines("events_lost")) >= lines, what=daemon.told)  # noqa: B023
+                for event in ("events_lost", "watch_restored"):
+                    wait_for(lambda: len(daemon.log_lines(event)) >= lines, what=daemon.told)  # noqa: B023
                 wait_until_watching(root, "native", daemon)
             figures.tell(
                 7,
