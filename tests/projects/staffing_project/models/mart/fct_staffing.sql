@@ -3,7 +3,8 @@
         pre_hook="create or replace table {{ target.schema }}_work as select count(*) as people from {{ ref('people') }}",
         post_hook=[
             "create schema if not exists audit",
-            "create or replace table audit.fct_staffing_rows as select count(*) as made from {{ this }}",
+            "create table if not exists audit.fct_staffing_rows (made bigint)",
+            "insert into audit.fct_staffing_rows select count(*) from {{ this }}",
         ],
     )
 }}
