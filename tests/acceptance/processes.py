@@ -99,6 +99,10 @@ class Selfheald:
         }
         return self.environment | texts
 
+    def but(self, **settings: object) -> Selfheald:
+        """The same with settings of its own."""
+        return Selfheald(self.folder, self.settings(**settings), self.prefix)
+
     def run(
         self,
         *arguments: object,
