@@ -27,9 +27,8 @@ DEADLINE = 45.0
 #: Seconds between two looks.
 PAUSE = 0.02
 NAME = "simulation.duckdb"
-PROJECTS = Path(__file__).parents[1] / "projects"
-OWN_PROJECT = PROJECTS / "own_project"
-STAFFING_PROJECT = PROJECTS / "staffing_project"
+OWN_PROJECT = Path(__file__).parents[1] / "projects" / "own_project"
+STAFFING_PROJECT = OWN_PROJECT.with_name("staffing_project")
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 SEEDS = ["comp_levers", "config_age_bands", "config_irs_limits", "config_job_levels", "config_tenure_bands"]

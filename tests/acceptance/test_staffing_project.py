@@ -76,6 +76,7 @@ def test_a_fresh_workspace_gets_what_plain_dbt_makes_and_nothing_else(fresh: Pat
     assert marker(fresh)["tables"] == {"seed": len(SEEDS), "foundation": len(MODELS)}
 
 
+@pytest.mark.timeout(300)  # eleven initializations
 def test_each_single_table_comes_back_and_nothing_else_changes(
     staffing: Selfheald, fresh: Path, root: Path, tmp_path: Path
 ) -> None:
