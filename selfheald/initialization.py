@@ -259,9 +259,9 @@ class _Initialization:
             # The first step that uses dbt has its start in it, so that nobody waits for what no step tells of.
             attempt.begin("load_seeds" if work.seeds else "build_foundation")
             await self._copy_inputs(found, work, staging)
-            await self._build(found, work, staging, logs)
+            inputs = await self._build(found, work, staging, logs)
             self._require_space(_size(staging.database))
-            await self._publish(found, work, staging, logs)
+            await self._publish(found, inputs, staging, logs)
         return await self._certify(found)
 
     async def _inspect(self) -> Inspection:
@@ -305,15 +305,17 @@ class _Initialization:
         if copied["identity"] != found.reading.identity:
             raise StartOverError
 
-    async def _build(self, found: Inspection, work: Work, staging: Staging, logs: Folder) -> None:
+    async def _build(self, found: Inspection, work: Work, staging: Staging, logs: Folder) -> list[dict[str, Any]]:
+        """Let dbt make what is missing; what the tables were that it was made from."""
         dbt = self.tools.config.dbt
-        await self._child(
+        answer = await self._child(
             {
                 "job": "build",
                 **found.settings.job(self.tools.config),
                 "select": [],
                 "seeds": [{"unique_id": node.unique_id, "select": node.selector} for node in work.seeds],
                 "models": [{"unique_id": node.unique_id, "select": node.selector} for node in work.models],
+                "inputs": [{"schema": schema, "name": name} for schema, name in work.inputs],
                 "storage_version": dbt.storage_version,
                 "pre_sql": dbt.pre_sql,
                 "work_dir": str(staging.work),
@@ -324,14 +326,15 @@ class _Initialization:
             staging,
             logs,
         )
+        return list(answer["inputs"])
 
-    async def _publish(self, found: Inspection, work: Work, staging: Staging, logs: Folder) -> None:
+    async def _publish(self, found: Inspection, inputs: list[dict[str, Any]], staging: Staging, logs: Folder) -> None:
         """Hand the tables over, waiting a little for a simulator that has the database open just now."""
         patience = time.monotonic() + PUBLISH_PATIENCE_SECONDS
         identity = None if found.is_new else found.reading.identity
         while True:
             self.attempt.begin("verify")
-            job = _publish_job(self.database, found, work, staging, self.tools.config)
+            job = _publish_job(self.database, found, inputs, staging, self.tools.config)
             # Of a file that was written since, only the rows themselves tell whether its tables are what was copied.
             job |= {"identity": identity, "compare_inputs": identity != found.reading.identity}
             with open_folder(self.database.folder) as live:
@@ -397,7 +400,9 @@ class _Initialization:
         )
 
 
-def _publish_job(database: Database, found: Inspection, work: Work, staging: Staging, config: Config) -> dict[str, Any]:
+def _publish_job(
+    database: Database, found: Inspection, inputs: list[dict[str, Any]], staging: Staging, config: Config
+) -> dict[str, Any]:
     tables = []
     there = {(fold(each.schema), fold(each.name)): each for each in found.reading.relations}
     for table in found.check.to_make:
@@ -423,7 +428,7 @@ def _publish_job(database: Database, found: Inspection, work: Work, staging: Sta
         "database": str(database),
         "mode": "create" if found.is_new else "graft",
         "tables": tables,
-        "inputs": [{"schema": schema, "name": name} for schema, name in work.inputs],
+        "inputs": inputs,
         "storage_version": config.dbt.storage_version,
     }
 

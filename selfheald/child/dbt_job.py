@@ -13,6 +13,7 @@ import duckdb
 
 from dbt_errors import build_error, missing_seed, one_line, selection_error
 from dbt_session import Session, versions
+from inputs import note
 from manifest_reader import KINDS, describe, source_file
 from protocol import Emit, JobError
 
@@ -46,6 +47,7 @@ def build(job: Dict[str, Any], emit: Emit) -> Dict[str, Any]:
     manifest = session.parse()
     seeds = _wanted(session, manifest, job.get("seeds") or [])
     models = _wanted(session, manifest, job.get("models") or [])
+    inputs = note(session.database, job.get("inputs") or [])
     _prepare_database(session.database, job.get("storage_version"), job.get("pre_sql"))
     try:
         built = _run_step(session, manifest, "load_seeds", ["seed"], seeds)
@@ -53,7 +55,7 @@ def build(job: Dict[str, Any], emit: Emit) -> Dict[str, Any]:
         built += _run_step(session, manifest, "build_foundation", kinds, models)
     finally:
         session.close()
-    return {"built": built, "versions": versions(), "warnings": session.warnings}
+    return {"built": built, "inputs": inputs, "versions": versions(), "warnings": session.warnings}
 
 
 def _selected(session: Session, manifest: Any, select: List[str]) -> List[str]:

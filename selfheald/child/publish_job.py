@@ -19,11 +19,12 @@ import duckdb
 
 from file_dance import look_for_room, put_in_place
 from file_identity import Identity, open_here, wait_for_a_tick
+from inputs import require_same
 from latecomers import keep_locked
 from protocol import JobError
 from publish_errors import BusyError, ChangedError, told_of
 from staging_check import verified_tables
-from table_copy import Table, copy_all, count, describe, label, literal, quoted, relations
+from table_copy import Table, copy_all, describe, label, literal, quoted, relations
 
 Job = Mapping[str, Any]
 Emit = Callable[[Dict[str, Any]], None]
@@ -78,6 +79,7 @@ def _graft(connection: duckdb.DuckDBPyConnection, job: Job, tables: List[Table],
     """The tables, added to a database that exists, in one transaction; those that they replace get another name."""
     database = job["database"]
     seen = _quiet(job)
+    # That the file was not written since proves its tables the same; but a WAL's stamps are not taken for proof.
     by_rows = bool(job.get("compare_inputs")) or seen.wal is not None
     descriptor = _open_unchanged(connection, database, seen)
     with told_of(database):
@@ -86,7 +88,7 @@ def _graft(connection: duckdb.DuckDBPyConnection, job: Job, tables: List[Table],
         with _transaction(connection):
             kept = _make_way(connection, job["tables"])
             for wanted in job["inputs"]:
-                _same_input(connection, wanted["schema"], wanted["name"], by_rows=by_rows)
+                require_same(connection, LIVE, STAGING, wanted, by_rows=by_rows)
             rows = copy_all(connection, tables, LIVE)
     try:
         _checkpoint(connection)
@@ -166,33 +168,6 @@ def _rename(connection: duckdb.DuckDBPyConnection, table: Table, name: str) -> N
         message = f"the old table {table.label} cannot be kept under another name: {error}"
         hint = "Drop its indexes and the foreign keys that refer to it, or rename or drop it yourself."
         raise JobError("schema_mismatch", message, hint) from error
-
-
-def _same_input(connection: duckdb.DuckDBPyConnection, schema: str, name: str, by_rows: bool) -> None:
-    """Raise unless a table that staging was built from is what it was.
-
-    That the file was not written since proves it; where there is a WAL, its stamps are not taken for proof, and the
-    rows are compared.
-    """
-    key = (schema.lower(), name.lower())
-    if relations(connection, LIVE).get(key) != "table":
-        raise ChangedError(f"the table {schema}.{name} is gone")
-    live, copied = describe(connection, LIVE, schema, name), describe(connection, STAGING, schema, name)
-    same = live.columns == copied.columns and count(connection, live.within(LIVE)) == count(
-        connection, copied.within(STAGING)
-    )
-    if same and by_rows:
-        columns = live.stored_columns  # the others would have to be computed, by the stranger's expressions
-        same = _digest(connection, live, columns) == _digest(connection, copied, columns)
-    if not same:
-        raise ChangedError(f"the table {live.label} has changed meanwhile")
-
-
-def _digest(connection: duckdb.DuckDBPyConnection, table: Table, columns: List[str]) -> Any:
-    """Two sums over all rows that do not depend on their order."""
-    row = f"hash({', '.join(map(quoted, columns))})"
-    sums = f"SELECT sum({row}::HUGEINT), bit_xor({row}) FROM {table.within(table.catalog)}"
-    return connection.execute(sums).fetchone()
 
 
 def _connect(folder: str) -> duckdb.DuckDBPyConnection:

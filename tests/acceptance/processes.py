@@ -28,6 +28,7 @@ DEADLINE = 45.0
 PAUSE = 0.02
 NAME = "simulation.duckdb"
 OWN_PROJECT = Path(__file__).parents[1] / "projects" / "own_project"
+STAFFING_PROJECT = OWN_PROJECT.with_name("staffing_project")
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 SEEDS = ["comp_levers", "config_age_bands", "config_irs_limits", "config_job_levels", "config_tenure_bands"]
@@ -96,6 +97,10 @@ class Selfheald:
             for name, value in settings.items()
         }
         return self.environment | texts
+
+    def but(self, **settings: object) -> Selfheald:
+        """The same with settings of its own."""
+        return Selfheald(self.folder, self.settings(**settings), self.prefix)
 
     def run(
         self,
@@ -435,14 +440,14 @@ def change(database: Path, *statements: str) -> None:
 
 
 def digests(database: Path) -> dict[str, tuple[Any, ...]]:
-    """Of each table, the number of rows and two digests over all that is in them."""
+    """Of each table, the number of rows and two digests over all that is in them; named as people know them."""
     with duckdb.connect(str(database), read_only=True) as connection:
-        names = [name for (name,) in connection.execute("select table_name from duckdb_tables()").fetchall()]
-        query = "select count(*), bit_xor(hash(t, rowid)), sum(hash(t)::hugeint) from {} as t"
+        names = connection.execute("select schema_name, table_name from duckdb_tables()").fetchall()
+        query = 'select count(*), bit_xor(hash(t, rowid)), sum(hash(t)::hugeint) from "{}"."{}" as t'
         return {
-            name: found
-            for name in sorted(names)
-            if (found := connection.execute(query.format(f'"{name}"')).fetchone()) is not None
+            name if schema == "main" else f"{schema}.{name}": found
+            for schema, name in sorted(names)
+            if (found := connection.execute(query.format(schema, name)).fetchone()) is not None
         }
 
 

@@ -652,6 +652,37 @@ def test_inputs_that_are_not_what_was_copied_mean_start_over(
         assert simple.live("SELECT s FROM old WHERE i = 7") == [["other"]]
 
 
+@pytest.mark.parametrize("change", ["INSERT INTO old VALUES (-1, 'x')", "DROP TABLE old", "ALTER TABLE old DROP s"])
+@pytest.mark.parametrize("logged", [False, True])
+def test_what_dbt_writes_to_a_copy_is_no_change_of_the_table(
+    simple: House, talk: Callable[..., Talk], change: str, logged: bool
+) -> None:
+    """Hooks do that; rows are compared where there is a WAL, and then with those that were copied."""
+    make_live(simple)
+    if logged:
+        crashing = talk("-c", DUCK)
+        crashing.hear()
+        crashing.tell([str(simple.database), ["CREATE TABLE late(i INTEGER)"], "crash"])
+        crashing.process.wait(DEADLINE)
+        assert simple.wal.stat().st_size > 0
+    simple.graft("old")
+    simple.note_inputs()
+    simple.build(change)
+    assert simple.published() == {"new": 1000}
+    assert simple.live("SELECT count(*), count(s) FROM old") == [["1000", "1000"]]
+
+
+def test_a_table_that_differs_from_what_was_noted_of_its_copy_means_start_over(simple: House) -> None:
+    """Also where the copy has become the same since."""
+    make_live(simple)
+    simple.graft("old")
+    simple.note_inputs()
+    for change in (simple.build, simple.live):
+        change("UPDATE old SET s = 'other' WHERE i = 7")
+    simple.job.update(identity=simple.identity(), compare_inputs=True)
+    assert simple.publish()["outcome"] == "changed"
+
+
 def test_rows_in_a_wal_stay_and_prove_the_inputs(simple: House, talk: Callable[..., Talk]) -> None:
     make_live(simple)
     crashing = talk("-c", DUCK)

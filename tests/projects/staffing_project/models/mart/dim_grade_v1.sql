@@ -1,0 +1,1 @@
+select distinct grade from {{ ref('stg_people') }}
