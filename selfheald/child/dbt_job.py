@@ -11,8 +11,9 @@ from typing import Any, Dict, List
 
 import duckdb
 
-from dbt_errors import build_error, missing_seed, one_line, selection_error
+from dbt_errors import build_error, missing_seed, selection_error
 from dbt_session import Session, versions
+from dbt_words import as_said
 from manifest_reader import KINDS, describe, source_file
 from protocol import Emit, JobError
 
@@ -136,7 +137,7 @@ def _prepare_database(path: str, storage_version: object, pre_sql: object) -> No
             with duckdb.connect(path) as database:
                 database.execute(str(pre_sql))
         except duckdb.Error as error:
-            raise JobError("config_invalid", f"dbt.pre_sql: {one_line(error)}", "Correct dbt.pre_sql.") from error
+            raise JobError("config_invalid", f"dbt.pre_sql: {as_said(error)}", "Correct dbt.pre_sql.") from error
 
 
 def _duckdb_knows_formats() -> bool:

@@ -34,7 +34,8 @@ from dbt.flags import set_flags
 from dbt_common.context import set_invocation_context
 
 import saved_parse
-from dbt_errors import one_line, parse_error, profile_error
+from dbt_errors import parse_error, profile_error
+from dbt_words import as_said, one_line
 from manifest_reader import KINDS
 from protocol import Emit, JobError
 
@@ -124,7 +125,7 @@ class Session:
         try:
             raw = yaml.safe_load(file.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise JobError("dbt_project_invalid", f"{file} cannot be read: {one_line(error)}", path=file) from error
+            raise JobError("dbt_project_invalid", f"{file} cannot be read: {as_said(error)}", path=file) from error
         if not isinstance(raw, dict):
             raise JobError("dbt_project_invalid", f"{file} is not a mapping", path=file)
         return raw

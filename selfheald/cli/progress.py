@@ -12,6 +12,7 @@ import anyio
 import typer
 
 from selfheald.config import colour_allowed
+from selfheald.errors import in_one_line
 
 #: Without a terminal a line appears at least this often (seconds).
 REPEAT_SECONDS = 5.0
@@ -36,7 +37,7 @@ def describe(status: Mapping[str, Any], *, attempts: int = 0, now: float | None 
         upcoming = int(status.get("attempt") or 0) + 1
         total = f" of {attempts}" if attempts else ""
         seconds = _seconds_until(str(status["next_attempt_at"]), now)
-        error = (status.get("error") or {}).get("message", "failed")
+        error = in_one_line(str((status.get("error") or {}).get("message", "failed")))
         return f"{error}; attempt {upcoming}{total} in {seconds:.0f} s"
     return None
 
