@@ -10,7 +10,7 @@ import yaml
 from dbt.exceptions import DbtProfileError
 
 import dbt_hints
-from dbt_words import as_said
+from dbt_words import as_said, one_line
 from protocol import JobError, job_error, shortage
 from saved_parse import sources
 
@@ -39,7 +39,7 @@ def parse_error(error: Optional[BaseException], project_dir: Path, raw_project: 
     if isinstance(error, DbtProfileError):
         return profile_error(error, project_file)
     message = as_said(error)
-    lacking = shortage(message)
+    lacking = shortage(one_line(message))
     if lacking is not None:
         return lacking
     lost = _NOT_FOUND.search(message)
@@ -100,12 +100,12 @@ def build_error(
         message = as_said(error)
         if isinstance(error, OSError):
             return job_error(error)
-        return shortage(message) or JobError("dbt_failed", message)
+        return shortage(one_line(message)) or JobError("dbt_failed", message)
     said = message = as_said(failed[0].message or "dbt gave no reason")
     others = [node.name for node in (getattr(result, "node", None) for result in failed[1:]) if node]
     if others:
         message += f"\n(and {len(others)} more failed: {', '.join(others)})"
-    lacking = shortage(message)
+    lacking = shortage(one_line(message))
     if lacking is not None:
         return lacking
     node = getattr(failed[0], "node", None)

@@ -60,8 +60,8 @@ def told_as_json(wanted: bool, blank: Mapping[str, Any], db: Path | None) -> Ite
 
 def print_error(error: InitializationError) -> None:
     """A line of what and where, below it what more dbt or DuckDB said in their layout, and a line of what to do."""
-    where = "" if error.path is None or error.path in error.message else f" ({error.path})"
     first, *more = error.message.splitlines() or [""]
+    where = "" if error.path is None or error.path in first else f" ({error.path})"
     typer.echo(f"error[{error.code}]: {first}{where}", err=True)
     for line in more:
         typer.echo(f"  {line}", err=True)
