@@ -26,7 +26,7 @@ FLOORS = [
         auto_initializer caretaker lookout
         case
         initialization guarded_reader
-        attempt planner quarantine
+        attempt planner quarantine reproduction
         watch dbt_host staging presence log decision table_checker
         marker check_child
         table_copier
