@@ -68,7 +68,9 @@ def of_project(message: str, project_dir: Path, file: Optional[Path]) -> Advice:
         file = _file_with_quoted_line(message, project_dir)
         text = _text(file)
     place = _at(jinja_line(message, text))
-    return Advice(file, f"Mend the dbt project{place} (`dbt parse` shows the same error), {_TRY_AGAIN}." if place else None)
+    return Advice(
+        file, f"Mend the dbt project{place} (`dbt parse` shows the same error), {_TRY_AGAIN}." if place else None
+    )
 
 
 def of_model(message: str, node: Any, file: Optional[str], kept_sql: Optional[Path]) -> Optional[str]:

@@ -55,7 +55,7 @@ def source_line(number: int, compiled: str, file: str) -> Optional[int]:
     made, own = compiled.split("\n"), file.strip().split("\n")
     above = _lines_above(file)
     if len(made) == len(own) and all(
-        _JINJA.search(mine) or mine.rstrip() == theirs.rstrip() for mine, theirs in zip(own, made)
+        _JINJA.search(line) or line.rstrip() == made[place].rstrip() for place, line in enumerate(own)
     ):
         return above + number
     text = made[number - 1].strip()

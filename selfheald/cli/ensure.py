@@ -53,7 +53,10 @@ def command(
     db: DatabaseArgument = None,
     timeout: TimeoutOption = 300.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, change nothing.")] = False,
-    keep_staging: Annotated[bool, typer.Option("--keep-staging", help="On failure, keep the staging folder, and print dbt's command for it.")] = False,
+    keep_staging: Annotated[
+        bool,
+        typer.Option("--keep-staging", help="On failure, keep the staging folder, and print dbt's command for it."),
+    ] = False,
     json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+import importlib
+from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "selfheald" / "child"))
-
-import error_places as places  # noqa: E402
+places: Any = importlib.import_module("selfheald.child.error_places")
 
 SQL = "\nselect a,\n    nope,\n    twice\nfrom t\nwhere twice"
 

@@ -44,13 +44,16 @@ def run(line: str, folder: Path) -> list[Any]:
 def test_a_shell_hands_over_each_word_as_it_is(tmp_path: Path) -> None:
     arguments = ["--vars", f'{{note: "{ODD}"}}', "--select", "fqn:a.b,file:b?c.sql"]
     database = tmp_path / ODD.replace("\\", "") / "simulation.duckdb"
-    found = reproduction(
-        told(*arguments), python=sys.executable, database=database, extra={}, variables={"note": ODD}
-    )
+    found = reproduction(told(*arguments), python=sys.executable, database=database, extra={}, variables={"note": ODD})
     assert found.private is None
     words, environment = run(found.line, tmp_path)
     assert words == ["build", *arguments]
-    assert environment == {"DATABASE_PATH": str(database), "TOKEN": None, "DBT_FULL_REFRESH": "true", "SELFHEALD_VARS": None}
+    assert environment == {
+        "DATABASE_PATH": str(database),
+        "TOKEN": None,
+        "DBT_FULL_REFRESH": "true",
+        "SELFHEALD_VARS": None,
+    }
 
 
 def test_what_changes_the_result_is_taken_out_of_the_environment(tmp_path: Path) -> None:
