@@ -5,14 +5,16 @@ from __future__ import annotations
 import datetime
 import sys
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Awaitable, Mapping
+from typing import Any, TypeVar
 
 import anyio
 import typer
 
 from selfheald.config import colour_allowed
 from selfheald.errors import in_one_line
+
+Found = TypeVar("Found")
 
 #: Without a terminal a line appears at least this often (seconds).
 REPEAT_SECONDS = 5.0
@@ -147,6 +149,20 @@ class Progress:
                 self._shown_at = time.monotonic()
                 if not self._quiet:
                     typer.echo(f"{again} ({time.monotonic() - self._began:.0f} s)", err=True)
+
+    async def along(self, work: Awaitable[Found]) -> Found:
+        """Do some work, and keep talking meanwhile; its error comes out as it is."""
+        failure: Exception | None = None
+        async with anyio.create_task_group() as group:
+            group.start_soon(self.keep_talking)
+            try:
+                found = await work
+            except Exception as error:  # noqa: BLE001  (a group would wrap it)
+                failure = error
+            group.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        return found
 
     def _show(self) -> None:
         self._shown_at = time.monotonic()
