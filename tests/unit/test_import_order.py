@@ -27,6 +27,7 @@ FLOORS = [
         case
         initialization guarded_reader
         attempt planner quarantine reproduction
+        variables
         watch dbt_host staging presence log decision table_checker outlook
         marker check_child
         table_copier
