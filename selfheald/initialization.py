@@ -26,7 +26,15 @@ from selfheald.plan import Plan, Work, find_work
 from selfheald.planner import Planner, Settings
 from selfheald.reproduction import PRIVATE_FILE, reproduction
 from selfheald.spare import require_descriptors
-from selfheald.staging import KEPT_SECONDS, Staging, clean_leftovers, has_leftovers, open_staging, require_space
+from selfheald.staging import (
+    KEPT_SECONDS,
+    Staging,
+    clean_leftovers,
+    has_leftovers,
+    open_staging,
+    require_space,
+    write_private,
+)
 from selfheald.table_checker import CheckResult, Reading, copy_in_child, judge
 from selfheald.threads import run_in_thread
 from selfheald.workspace import Database, Folder, ensure_private_folder, open_folder
@@ -113,7 +121,9 @@ async def initialize(
         raise
     except InitializationError as error:
         result = attempted.failed(error)
-        if work is not None and work.kept:  # for the person at the terminal alone, not for the records
+        if (
+            work is not None and work.kept_in is not None and work.kept_in.is_dir()
+        ):  # for the person at the terminal alone, not for the records
             error.hint = "\n".join([error.hint, *work.kept])
         return result
     except OSError as error:
@@ -233,6 +243,7 @@ class _Initialization:
     deadline: float = 0.0
     told: dict[str, Any] = field(default_factory=dict)
     kept: list[str] = field(default_factory=list)
+    kept_in: Path | None = None
 
     async def run(self) -> InitializationResult:
         attempt = self.attempt
@@ -273,14 +284,14 @@ class _Initialization:
     @contextmanager
     def _open_staging(self, found: Inspection) -> Iterator[Staging]:
         """As :func:`open_staging`; what was kept for a person is told in ``kept``."""
-        staging: Staging | None = None
-        try:
-            with open_staging(self.database, keep_on_error=self.keep_staging) as staging:
+        with open_staging(self.database, keep_on_error=self.keep_staging) as staging:
+            try:
                 yield staging
-        except InitializationError:
-            if staging is not None and staging.kept.is_dir():
-                self.kept = self._describe_kept(found, staging)
-            raise
+            except InitializationError:
+                if self.keep_staging:
+                    self.kept_in = staging.kept
+                    self.kept = self._describe_kept(found, staging)
+                raise
 
     def _describe_kept(self, found: Inspection, staging: Staging) -> list[str]:
         days = KEPT_SECONDS / 86400
@@ -297,7 +308,7 @@ class _Initialization:
             variables=settings.variables,
         )
         if again.private is not None:
-            (staging.kept / PRIVATE_FILE).write_text(again.private)
+            write_private(staging, PRIVATE_FILE, again.private)
         return [f"{first}. What dbt did there:", again.line]
 
     def _on_event(self, event: dict[str, Any]) -> None:

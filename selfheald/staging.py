@@ -84,6 +84,17 @@ def open_staging(database: Database, *, keep_on_error: bool = False) -> Iterator
                 _remove(path.name, handle, private)
 
 
+def write_private(staging: Staging, name: str, text: str) -> None:
+    """Write a file into the folder that only its owner may read, whatever has become of the folder's name.
+
+    Where there is no room for it, it is not there.
+    """
+    with suppress(OSError):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with os.fdopen(os.open(name, flags, 0o600, dir_fd=staging.lock), "w", encoding="utf-8") as file:
+            file.write(text)
+
+
 def _remove_kept(private: int) -> None:
     with suppress(OSError):
         for name in os.listdir(private):
