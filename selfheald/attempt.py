@@ -162,7 +162,7 @@ class Attempt:
         pause = self.retry(error)
         self.log(
             "initialization_failed",
-            error.message,
+            error.sentence,
             level="ERROR" if pause is None else "WARNING",
             step_name=error.step,
             duration_seconds=result.duration_seconds,

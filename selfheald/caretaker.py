@@ -357,7 +357,7 @@ class Caretaker:
         case.status.end(error.step, error.message)
         event_log(
             "check_failed",
-            error.message,
+            error.sentence,
             "ERROR",
             database=str(case.database),
             error_code=error.code,

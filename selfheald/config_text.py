@@ -91,6 +91,22 @@ def is_private(key: Iterable[str | int]) -> bool:
     return steps[:1] == ["dbt"] and steps[1:2] in (["env"], ["vars"], ["vars_command"], ["pre_sql"])
 
 
+def looks_secret(value: Any, name: str = "") -> bool:
+    """True if a value, or anything in it, has a name of a secret's kind, or a login in an address."""
+    if _SECRET.search(name):
+        return True
+    if isinstance(value, Mapping):
+        return any(looks_secret(item, str(key)) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return any(map(looks_secret, value))
+    return isinstance(value, str) and _LOGIN.search(value) is not None
+
+
+def without_secrets(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """dbt variables as they may be shown to whoever looks at the terminal."""
+    return {name: HIDDEN if looks_secret(value, str(name)) else value for name, value in variables.items()}
+
+
 def _entry(section: str, key: str, info: FieldInfo) -> list[str]:
     words = (info.json_schema_extra or {}) if not callable(info.json_schema_extra) else {}
     text = str(info.description)

@@ -62,12 +62,12 @@ async def run_job(
     named = {str(folder.fixed): str(folder.path) for folder in folders}
     held = (*locks, *(folder.handle for folder in folders))
     began = time.monotonic()
-    process = await _start(str(job["job"]), Path(_renamed(str(log_file), fixed)), python, environment, held)
+    process = await _start(str(job["job"]), Path(rename_in(str(log_file), fixed)), python, environment, held)
     try:
         with anyio.fail_after(timeout):
-            told = {**_renamed(job, fixed), "time_limit": timeout + OVERTIME_SECONDS}
-            result = await _converse(process, told, lambda event: on_event(_renamed(event, named)))
-            result = dict(_renamed(result, named))
+            told = {**rename_in(job, fixed), "time_limit": timeout + OVERTIME_SECONDS}
+            result = await _converse(process, told, lambda event: on_event(rename_in(event, named)))
+            result = dict(rename_in(result, named))
             with anyio.fail_after(EXIT_SECONDS):
                 await process.wait()
     except TimeoutError:
@@ -96,15 +96,15 @@ async def run_job(
     return result
 
 
-def _renamed(value: Any, names: Mapping[str, str]) -> Any:
+def rename_in(value: Any, names: Mapping[str, str]) -> Any:
     """A JSON value in which one folder's path stands for another's, in whatever text it occurs."""
     if isinstance(value, str):
         longest_first = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
         return re.sub(rf"({longest_first})(?:/\.)?(?![\w.-])", lambda found: names[found[1]], value) if names else value
     if isinstance(value, Mapping):
-        return {key: _renamed(each, names) for key, each in value.items()}
+        return {key: rename_in(each, names) for key, each in value.items()}
     if isinstance(value, list):
-        return [_renamed(each, names) for each in value]
+        return [rename_in(each, names) for each in value]
     return value
 
 

@@ -92,6 +92,11 @@ class InitializationError(Exception):
         return (_restore, (type(self), self.args, self.__dict__))
 
     @property
+    def sentence(self) -> str:
+        """The message without the layout that dbt or DuckDB gave it: what fits into a log line."""
+        return in_one_line(self.message)
+
+    @property
     def retryable(self) -> bool:
         """True if the daemon tries again by itself."""
         return self.code in RETRYABLE
@@ -142,6 +147,11 @@ class DatabaseCorruptionError(InitializationError):
         details.setdefault("path", db_path)
         super().__init__(message, **details)
         self.db_path = None if db_path is None else str(db_path)
+
+
+def in_one_line(message: str) -> str:
+    """A message that may have several lines, for a place that has room for one."""
+    return " ".join(message.split())
 
 
 def access_hint(path: str, user: int, groups: Collection[int]) -> Optional[str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +17,7 @@ from selfheald.attempt import Attempt, RetryRule
 from selfheald.catalog import fold
 from selfheald.client import valid_marker
 from selfheald.config import Config
-from selfheald.dbt_host import run_job
+from selfheald.dbt_host import rename_in, run_job
 from selfheald.errors import ConcurrentInitializationError, InitializationError, from_os_error
 from selfheald.initialization_state import InitializationResult, InitializationState, iso_time
 from selfheald.locks import DatabaseLock, Holder
@@ -24,8 +25,17 @@ from selfheald.log import event_log
 from selfheald.marker import Status, log_folder, outlived_a_tick, read_status, remove_marker, write_marker
 from selfheald.plan import Plan, Work, find_work
 from selfheald.planner import Planner, Settings
+from selfheald.reproduction import PRIVATE_FILE, reproduction
 from selfheald.spare import require_descriptors
-from selfheald.staging import Staging, clean_leftovers, has_leftovers, open_staging, require_space
+from selfheald.staging import (
+    KEPT_SECONDS,
+    Staging,
+    clean_leftovers,
+    has_leftovers,
+    open_staging,
+    require_space,
+    write_private,
+)
 from selfheald.table_checker import CheckResult, Reading, copy_in_child, judge
 from selfheald.threads import run_in_thread
 from selfheald.workspace import Database, Folder, ensure_private_folder, open_folder
@@ -100,16 +110,23 @@ async def initialize(
     nothing was changed.
     """
     attempted = Attempt(database, status, trigger, attempt, retry, tools.config.history.keep)
+    work: _Initialization | None = None
     try:
         _require_usable(database)
         require_descriptors()
         ensure_private_folder(database)
         with DatabaseLock(database.lock) as lock:
-            return await _Initialization(tools, database, attempted, lock, keep_staging).run()
+            work = _Initialization(tools, database, attempted, lock, keep_staging)
+            return await work.run()
     except ConcurrentInitializationError:
         raise
     except InitializationError as error:
-        return attempted.failed(error)
+        result = attempted.failed(error)
+        if (
+            work is not None and work.kept_in is not None and work.kept_in.is_dir()
+        ):  # for the person at the terminal alone, not for the records
+            error.hint = "\n".join([error.hint, *work.kept])
+        return result
     except OSError as error:
         return attempted.failed(from_os_error(error, error.filename or database, "use"))
     except anyio.get_cancelled_exc_class():
@@ -227,6 +244,9 @@ class _Initialization:
     lock: DatabaseLock
     keep_staging: bool
     deadline: float = 0.0
+    told: dict[str, Any] = field(default_factory=dict)
+    kept: list[str] = field(default_factory=list)
+    kept_in: Path | None = None
 
     async def run(self) -> InitializationResult:
         attempt = self.attempt
@@ -253,7 +273,7 @@ class _Initialization:
         self._require_space(2 * sum(_size(node.path) for node in work.seeds))
         with (
             log_folder(self.database, attempt.attempt_id) as logs,
-            open_staging(self.database, keep_on_error=self.keep_staging) as staging,
+            self._open_staging(found) as staging,
         ):
             self.deadline = time.monotonic() + self.tools.config.dbt.timeout
             # The first step that uses dbt has its start in it, so that nobody waits for what no step tells of.
@@ -263,6 +283,42 @@ class _Initialization:
             self._require_space(_size(staging.database))
             await self._publish(found, inputs, staging, logs)
         return await self._certify(found)
+
+    @contextmanager
+    def _open_staging(self, found: Inspection) -> Iterator[Staging]:
+        """As :func:`open_staging`; what was kept for a person is told in ``kept``."""
+        with open_staging(self.database, keep_on_error=self.keep_staging) as staging:
+            try:
+                yield staging
+            except InitializationError:
+                if self.keep_staging:
+                    self.kept_in = staging.kept
+                    self.kept = self._describe_kept(found, staging)
+                raise
+
+    def _describe_kept(self, found: Inspection, staging: Staging) -> list[str]:
+        days = KEPT_SECONDS / 86400
+        first = f"Staging is kept in {staging.kept}, until the next success or for {days:.0f} days"
+        if not self.told:
+            return [f"{first}."]
+        told = rename_in(self.told, {str(staging.folder): str(staging.kept)})
+        dbt, settings = self.tools.config.dbt, found.settings
+        again = reproduction(
+            told,
+            python=settings.python,
+            database=staging.kept / staging.database.name,
+            extra={name: settings.environment[name] for name in dbt.env if name in settings.environment},
+            variables=settings.variables,
+        )
+        if again.private is not None:
+            write_private(staging, PRIVATE_FILE, again.private)
+        return [f"{first}. What dbt did there:", again.line]
+
+    def _on_event(self, event: dict[str, Any]) -> None:
+        if event["event"] == "command":
+            self.told = event
+        else:
+            self.attempt.on_event(event)
 
     async def _inspect(self) -> Inspection:
         """Look at it; at a zero-byte file twice, since whoever makes a database shows one for a moment."""
@@ -394,7 +450,7 @@ class _Initialization:
             python=settings.python,
             environment=settings.environment,
             timeout=max(0.05, self.deadline - time.monotonic()),
-            on_event=self.attempt.on_event,
+            on_event=self._on_event,
             locks=(self.lock.fileno(),),
             folders=(staging.held, logs, *others),
         )

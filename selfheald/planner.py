@@ -8,7 +8,6 @@ import json
 import os
 import secrets
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,20 +19,19 @@ from typing import Any
 import anyio
 
 from selfheald.config import Config, child_environment, render
-from selfheald.dbt_host import kill_group, run_job
-from selfheald.errors import InitializationError, InitializationTimeoutError, from_os_error
+from selfheald.dbt_host import run_job
+from selfheald.errors import InitializationError, from_os_error
 from selfheald.locks import DatabaseLock
 from selfheald.plan import Plan, make_plan, plan_from_json
 from selfheald.project import Fingerprints
 from selfheald.threads import run_in_thread
+from selfheald.variables import ask_for_variables, variables_given
 from selfheald.workspace import Database, write_atomically
 
 #: Seconds for which a fingerprint counts as fresh: so many checks at once look at the project's files only once.
 FRESH_SECONDS = 1.0
 #: Seconds for which a project that dbt refused is not tried again unless it has changed.
 FAILURE_SECONDS = 2.0
-#: Seconds that dbt.vars_command may take.
-VARS_SECONDS = 30.0
 #: Seconds for which its answer is used again, unless somebody asks for that database.
 VARS_FRESH_SECONDS = 60.0
 #: Plans that the cache holds; a project changes now and then, and several daemons may share it.
@@ -87,14 +85,14 @@ class Planner:
         dbt = self.config.dbt
         filled = {
             name: render(getattr(dbt, name), database.workspace, database.path)
-            for name in ("project_dir", "profiles_dir", "vars", "env", "vars_command")
+            for name in ("project_dir", "profiles_dir", "env", "vars_command")
         }
         environment = child_environment(filled["env"])
-        variables = dict(filled["vars"])
+        variables = variables_given(dbt.vars, database)
         if filled["vars_command"]:
             known = self._asked.get(database.path)
             if known is None or fresh or time.monotonic() - known[0] > VARS_FRESH_SECONDS:
-                answer = await _ask_for_variables(filled["vars_command"], database, environment)
+                answer = await ask_for_variables(filled["vars_command"], database, environment)
                 known = self._asked[database.path] = (time.monotonic(), answer)
             variables |= known[1]
         return Settings(filled["project_dir"], filled["profiles_dir"], str(dbt.python), variables, environment)
@@ -257,63 +255,6 @@ class Planner:
             for old in plans[: 1 - KEPT_PLANS]:
                 old.unlink(missing_ok=True)
                 old.with_suffix(".msgpack").unlink(missing_ok=True)
-
-
-async def _ask_for_variables(
-    command: tuple[str, ...], database: Database, environment: Mapping[str, str]
-) -> dict[str, Any]:
-    """Run ``dbt.vars_command`` in the workspace; its standard output is a JSON object of variables."""
-    hint = f"Run it in {database.workspace}: it must print a JSON object within {VARS_SECONDS:g} s."
-    try:
-        with anyio.fail_after(VARS_SECONDS):
-            output = await _output_of(command, database.workspace, environment)
-        variables = json.loads(output)
-    except TimeoutError:
-        raise InitializationTimeoutError(
-            f"dbt.vars_command gave no answer within {VARS_SECONDS:g} s",
-            timeout_seconds=VARS_SECONDS,
-            elapsed_seconds=VARS_SECONDS,
-            path=command[0],
-            hint=hint,
-        ) from None
-    except subprocess.CalledProcessError as error:
-        raise InitializationError(
-            f"dbt.vars_command ended with exit code {error.returncode}",
-            code="config_invalid",
-            path=command[0],
-            hint=hint,
-        ) from error
-    except (OSError, ValueError) as error:
-        raise InitializationError(
-            f"dbt.vars_command: {error}", code="config_invalid", path=command[0], hint=hint
-        ) from error
-    if not isinstance(variables, dict):
-        raise InitializationError(
-            "dbt.vars_command did not print a JSON object", code="config_invalid", path=command[0], hint=hint
-        )
-    return variables
-
-
-async def _output_of(command: tuple[str, ...], folder: Path, environment: Mapping[str, str]) -> bytes:
-    """What a command prints that succeeds. When this ends, in whatever way, nothing of its group is left."""
-    process = await anyio.open_process(
-        list(command),
-        cwd=folder,
-        env=dict(environment),
-        stdin=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        assert process.stdout is not None
-        output = b"".join([chunk async for chunk in process.stdout])
-        code = await process.wait()
-    finally:
-        with anyio.CancelScope(shield=True):
-            await kill_group(process)
-    if code:
-        raise subprocess.CalledProcessError(code, command)
-    return output
 
 
 def _clean_cache(plans: Path) -> None:

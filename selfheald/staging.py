@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -16,7 +17,11 @@ from selfheald.client import OPEN_SAFELY
 from selfheald.errors import InitializationError, from_os_error
 from selfheald.workspace import Database, Folder, ensure_private_folder, open_folder
 
+#: Seconds for which a folder is kept that a person wanted to see, unless the next success removes it before.
+KEPT_SECONDS = 7 * 86400.0
+
 _PREFIX = "staging-"
+_KEPT_PREFIX = "kept-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,11 @@ class Staging:
     lock: int
 
     @property
+    def kept(self) -> Path:
+        """The folder's name once it is kept: one that clean-up leaves alone."""
+        return self.folder.with_name(self.folder.name.replace(_PREFIX, _KEPT_PREFIX, 1))
+
+    @property
     def held(self) -> Folder:
         """The folder as children reach it, whatever becomes of its name."""
         return Folder(self.folder, self.lock)
@@ -39,10 +49,11 @@ def open_staging(database: Database, *, keep_on_error: bool = False) -> Iterator
     """Make a staging folder on the database's own file system, and remove it in the end.
 
     The staging database has the live one's file name, since its stem is the catalog name that dbt writes into SQL.
-    ``keep_on_error`` leaves the folder where it is if the body raises an :class:`InitializationError`.
+    ``keep_on_error`` keeps it under another name (:attr:`Staging.kept`) if the body raises an
+    :class:`InitializationError`. One kept folder replaces another, and the next success removes it.
     """
     path = ensure_private_folder(database) / f"{_PREFIX}{secrets.token_hex(4)}"
-    keep = False
+    kept = False
     with ExitStack() as stack:
         try:
             private = stack.enter_context(open_folder(path.parent))
@@ -58,13 +69,38 @@ def open_staging(database: Database, *, keep_on_error: bool = False) -> Iterator
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.mkdir("work", dir_fd=handle)
-            yield Staging(path, path / database.path.name, path / "work", handle)
+            staging = Staging(path, path / database.path.name, path / "work", handle)
+            yield staging
+            _remove_kept(private)
         except InitializationError:
-            keep = keep_on_error
+            if keep_on_error:
+                _remove_kept(private)
+                with suppress(OSError):  # then it goes as if nobody had asked for it
+                    os.rename(path.name, staging.kept.name, src_dir_fd=private, dst_dir_fd=private)
+                    kept = True
             raise
         finally:
-            if not keep:
+            if not kept:
                 _remove(path.name, handle, private)
+
+
+def write_private(staging: Staging, name: str, text: str) -> None:
+    """Write a file into the folder that only its owner may read, whatever has become of the folder's name.
+
+    Where there is no room for it, it is not there.
+    """
+    with suppress(OSError):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with os.fdopen(os.open(name, flags, 0o600, dir_fd=staging.lock), "w", encoding="utf-8") as file:
+            file.write(text)
+
+
+def _remove_kept(private: int) -> None:
+    with suppress(OSError):
+        for name in os.listdir(private):
+            if name.startswith(_KEPT_PREFIX) and _is_folder(name, private):
+                with suppress(BlockingIOError):
+                    _remove_free(name, private)
 
 
 def _remove(name: str, handle: int, private: int) -> None:
@@ -79,7 +115,7 @@ def _remove(name: str, handle: int, private: int) -> None:
 
 
 def clean_leftovers(database: Database) -> list[Path]:
-    """Remove what killed initializations left: staging folders that nobody holds, and temporary files.
+    """Remove what killed initializations left: staging folders that nobody holds, temporary files, old kept folders.
 
     Only called under the database's lock, so that no other process is just making one. Returns what was removed.
     """
@@ -90,7 +126,7 @@ def clean_leftovers(database: Database) -> list[Path]:
                 with suppress(OSError):
                     if _is_temporary(name, database):
                         os.unlink(name, dir_fd=handle)
-                    elif folder == database.private and name.startswith(_PREFIX) and _is_folder(name, handle):
+                    elif folder == database.private and _is_leftover(name, handle):
                         _remove_free(name, handle)
                     else:
                         continue
@@ -108,6 +144,18 @@ def _remove_free(name: str, private: int) -> None:
         os.close(handle)
 
 
+def _is_leftover(name: str, private: int) -> bool:
+    return (name.startswith(_PREFIX) and _is_folder(name, private)) or _is_old_kept(name, private)
+
+
+def _is_old_kept(name: str, private: int) -> bool:
+    """True for a folder that was kept for a person, who has not run anything in it for so long."""
+    if not name.startswith(_KEPT_PREFIX) or not _is_folder(name, private):
+        return False
+    changed = os.stat(name, dir_fd=private, follow_symlinks=False).st_mtime
+    return time.time() - changed > KEPT_SECONDS
+
+
 def _is_folder(name: str, folder: int) -> bool:
     return stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
 
@@ -121,13 +169,15 @@ def _is_temporary(name: str, database: Database) -> bool:
 def has_leftovers(database: Database) -> bool:
     """True if a staging folder or temporary file lies there: in use, or left by a process that was killed."""
     try:
-        names: list[str] = []
-        for folder in (database.private, database.folder):
-            with open_folder(folder) as handle:
-                names += os.listdir(handle)
+        with open_folder(database.private) as handle:
+            names = os.listdir(handle)
+            if any(name.startswith(_PREFIX) or _is_old_kept(name, handle) for name in names):
+                return True
+        with open_folder(database.folder) as handle:
+            names += os.listdir(handle)
     except (OSError, InitializationError):
         return False
-    return any(name.startswith(_PREFIX) or _is_temporary(name, database) for name in names)
+    return any(_is_temporary(name, database) for name in names)
 
 
 def require_space(folder: Path, *, minimum: int, staging_bytes: int) -> None:

@@ -9,30 +9,24 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 import yaml
 from dbt.exceptions import DbtProfileError
 
+import dbt_hints
+from dbt_words import as_said, one_line
 from protocol import JobError, job_error, shortage
 from saved_parse import sources
 
-_MAX_MESSAGE = 1200
-_ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _NOT_FOUND = re.compile(
     r"(?P<who>\w+ '[^']+' \([^)]*\)) depends on a node named '(?P<name>[^']+)'.* which was not found",
     re.DOTALL,
 )
 _FILE = re.compile(r"[^\s'\"():]+\.(?:sql|ya?ml|csv|py|md)\b")
-_COMPILED = re.compile(r"\s*compiled code at \S+", re.IGNORECASE)
 _SEEDS_SECTION = re.compile(r"^seeds\s*:", re.MULTILINE)
 _YAML_PATHS = {"seed-paths": "seeds", "model-paths": "models", "snapshot-paths": "snapshots"}
 
 
-def one_line(text: object) -> str:
-    """dbt's message without its layout, of a length that fits a status file."""
-    line = " ".join(_COMPILED.sub("", _ANSI.sub("", str(text))).split())
-    return line if len(line) <= _MAX_MESSAGE else line[: _MAX_MESSAGE - 1] + "…"
-
-
 def profile_error(error: BaseException, file: Path) -> JobError:
     """The profile could not be resolved."""
-    return JobError("profile_invalid", f"the profile cannot be used: {one_line(error)}", path=file)
+    said = as_said(error)
+    return JobError("profile_invalid", f"the profile cannot be used: {said}", dbt_hints.of_profile(said), file)
 
 
 def parse_error(error: Optional[BaseException], project_dir: Path, raw_project: Mapping[str, Any]) -> JobError:
@@ -44,8 +38,8 @@ def parse_error(error: Optional[BaseException], project_dir: Path, raw_project: 
         return _not_text(error, project_dir) or JobError("dbt_project_invalid", str(error), path=project_file)
     if isinstance(error, DbtProfileError):
         return profile_error(error, project_file)
-    message = one_line(error)
-    lacking = shortage(message)
+    message = as_said(error)
+    lacking = shortage(one_line(message))
     if lacking is not None:
         return lacking
     lost = _NOT_FOUND.search(message)
@@ -53,7 +47,8 @@ def parse_error(error: Optional[BaseException], project_dir: Path, raw_project: 
         seed = missing_seed(project_dir, raw_project, lost["name"], f"{lost['who']} needs it")
         if seed is not None:
             return seed
-    return JobError("dbt_project_invalid", message, path=_named_file(message, project_dir) or project_file)
+    advice = dbt_hints.of_project(message, project_dir, _named_file(message, project_dir))
+    return JobError("dbt_project_invalid", message, advice.hint, advice.file or project_file)
 
 
 def missing_seed(
@@ -80,10 +75,14 @@ def missing_seed(
 
 
 def selection_error(error: Optional[BaseException], select: List[str], project_file: Path) -> JobError:
-    """dbt did not understand the selection itself."""
+    """dbt did not understand the selection itself, or found that the project's models go round in a circle."""
     if isinstance(error, OSError):
         return job_error(error)
-    message = f"dbt cannot read the selection {select!r}: {one_line(error)}"
+    said = as_said(error)
+    if said.startswith("Found a cycle"):
+        advice = dbt_hints.of_project(said, project_file.parent, None)
+        return JobError("dbt_project_invalid", said, advice.hint, project_file)
+    message = f"dbt cannot read the selection {select!r}: {said}"
     return JobError("config_invalid", message, "Correct required.select.", project_file)
 
 
@@ -98,35 +97,38 @@ def build_error(
     if not failed:
         if error is None:
             return None
-        message = one_line(error)
+        message = as_said(error)
         if isinstance(error, OSError):
             return job_error(error)
-        return shortage(message) or JobError("dbt_failed", message)
-    message = one_line(failed[0].message or "dbt gave no reason")
+        return shortage(one_line(message)) or JobError("dbt_failed", message)
+    said = message = as_said(failed[0].message or "dbt gave no reason")
     others = [node.name for node in (getattr(result, "node", None) for result in failed[1:]) if node]
     if others:
-        message += f" (and {len(others)} more: {', '.join(others)})"
-    lacking = shortage(message)
+        message += f"\n(and {len(others)} more failed: {', '.join(others)})"
+    lacking = shortage(one_line(message))
     if lacking is not None:
         return lacking
     node = getattr(failed[0], "node", None)
     if node is None or node.resource_type == "operation":  # dbt 1.8 has no node for a hook
         return JobError("dbt_failed", message, "Mend the hook.", project_dir / "dbt_project.yml")
-    message, path = f"{node.name}: {message}", path_of.get(node.unique_id)
+    if node.name not in message.partition("\n")[0]:
+        message = f"{node.name}: {message}"
+    path = path_of.get(node.unique_id)
     if node.resource_type == "seed" and path is not None:
-        return _seed_error(message, Path(path))
-    return JobError("dbt_failed", message, _kept_sql(node, log_dir), path)
+        return _seed_error(message, node, Path(path))
+    return JobError("dbt_failed", message, dbt_hints.of_model(said, node, path, _kept_sql(node, log_dir)), path)
 
 
-def _seed_error(message: str, file: Path) -> JobError:
+def _seed_error(message: str, node: Any, file: Path) -> JobError:
     if not file.is_file():
         return JobError("missing_seed_file", message, path=file)
     if file.stat().st_size == 0:
         return JobError("seed_invalid", f"{file.stem}: {file} is empty; it needs a header line", path=file)
-    return JobError("seed_invalid", message, path=file)
+    return JobError("seed_invalid", message, dbt_hints.of_seed(message, node, file), file)
 
 
-def _kept_sql(node: Any, log_dir: Path) -> Optional[str]:
+def _kept_sql(node: Any, log_dir: Path) -> Optional[Path]:
+    """Where the SQL of a model that failed has been put; None if it was not compiled."""
     code = getattr(node, "compiled_code", None)
     if not code:
         return None
@@ -135,7 +137,7 @@ def _kept_sql(node: Any, log_dir: Path) -> Optional[str]:
         file.write_text(code, encoding="utf-8")
     except OSError:
         return None
-    return f"Mend the model; the SQL that failed is in {file}."
+    return file
 
 
 def _named_file(message: str, project_dir: Path) -> Optional[Path]:
@@ -144,8 +146,9 @@ def _named_file(message: str, project_dir: Path) -> Optional[Path]:
         for place in (project_dir / match[0], Path(match[0])):
             if place.is_file():
                 return place
-        namesakes = [file for file in sources(project_dir) if str(file).endswith(f"/{match[0]}")]
-        broken = [file for file in namesakes if not _is_yaml(file)]
+        endings = (".sql", ".yml", ".yaml", ".md", ".py")
+        namesakes = [file for file in sources(project_dir, *endings) if str(file).endswith(f"/{match[0]}")]
+        broken = [file for file in namesakes if file.suffix in (".yml", ".yaml") and not _is_yaml(file)]
         if len(namesakes) == 1 or broken:
             return [*broken, *namesakes][0]
     return None

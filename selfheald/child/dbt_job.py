@@ -11,8 +11,9 @@ from typing import Any, Dict, List
 
 import duckdb
 
-from dbt_errors import build_error, missing_seed, one_line, selection_error
+from dbt_errors import build_error, missing_seed, selection_error
 from dbt_session import Session, versions
+from dbt_words import as_said
 from inputs import note
 from manifest_reader import KINDS, describe, source_file
 from protocol import Emit, JobError
@@ -103,14 +104,17 @@ def _run_step(session: Session, manifest: Any, step: str, command: List[str], wa
     tag = f"selfheald_{uuid.uuid4().hex}"
     for node in wanted.values():
         node.tags.append(tag)
+    session.tell(command, wanted.values())
     outcome = session.invoke(command[0], [*command[1:], "--select", f"tag:{tag}"])
     results = getattr(outcome.result, "results", None) or []
     paths = {uid: source_file(manifest, node) or "" for uid, node in wanted.items()}
     error = build_error(results, outcome.exception, paths, session.project_dir, Path(session.job["log_dir"]))
-    if error is not None:
-        raise error
     nodes = (getattr(result, "node", None) for result in results if str(result.status) == "success")
     made = {node.unique_id for node in nodes if node is not None and node.resource_type in KINDS}
+    if error is not None:
+        left = [node for uid, node in wanted.items() if uid not in made]
+        session.tell(command, left or wanted.values())
+        raise error
     if not outcome.success or made != set(wanted):
         missing = ", ".join(sorted(set(wanted) - made)) or "nothing"
         extra = ", ".join(sorted(made - set(wanted))) or "nothing"
@@ -138,7 +142,7 @@ def _prepare_database(path: str, storage_version: object, pre_sql: object) -> No
             with duckdb.connect(path) as database:
                 database.execute(str(pre_sql))
         except duckdb.Error as error:
-            raise JobError("config_invalid", f"dbt.pre_sql: {one_line(error)}", "Correct dbt.pre_sql.") from error
+            raise JobError("config_invalid", f"dbt.pre_sql: {as_said(error)}", "Correct dbt.pre_sql.") from error
 
 
 def _duckdb_knows_formats() -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
 import threading
 from argparse import Namespace
@@ -34,7 +35,8 @@ from dbt.flags import set_flags
 from dbt_common.context import set_invocation_context
 
 import saved_parse
-from dbt_errors import one_line, parse_error, profile_error
+from dbt_errors import parse_error, profile_error
+from dbt_words import as_said, one_line
 from manifest_reader import KINDS
 from protocol import Emit, JobError
 
@@ -59,6 +61,7 @@ class Session:
         self.database = str(job["database"])
         self.warnings: List[str] = []
         self._seen: Set[str] = set()
+        self._unset: List[str] = []
         self.raw_project = self._read_project()
         self._set_environment()
         self.profiles_dir = self._find_profile()
@@ -92,15 +95,24 @@ class Session:
         """Run one dbt command; returns dbt's own result and raises nothing."""
         full = ["--quiet", "--no-use-colors", "--no-use-colors-file", "--no-write-json"]
         full += ["--log-level-file", "info", "--log-format-file", "text"]
-        full += ["--log-path", str(self.job["log_dir"]), command]
-        full += ["--project-dir", str(self.project_dir), "--profiles-dir", str(self.profiles_dir)]
+        full += ["--log-path", str(self.job["log_dir"]), command, *self._options(command)]
+        return self._runner.invoke([*full, *arguments])
+
+    def tell(self, command: List[str], nodes: Iterable[Any]) -> None:
+        """Say how dbt is to be called for the same by hand: with the staging folder alone, parsing by itself."""
+        full = [*command, *self._options(command[0]), "--log-path", str(self.work_dir / "logs"), "--no-partial-parse"]
+        full += ["--select", *(select_by_hand(node) for node in nodes)]
+        self.emit({"event": "command", "arguments": full, "unset": self._unset})
+
+    def _options(self, command: str) -> List[str]:
+        full = ["--project-dir", str(self.project_dir), "--profiles-dir", str(self.profiles_dir)]
         full += ["--target-path", str(self.work_dir / "target")]
         full += ["--threads", str(self._threads)] if command != "ls" else []
         full += ["--target", self.job["target"]] if self.job.get("target") else []
         full += ["--profile", self._profile_override] if self._profile_override else []
         if self.job.get("vars"):
-            full += ["--vars", yaml.safe_dump(self.job["vars"], default_flow_style=True, width=10**9)]
-        return self._runner.invoke([*full, *arguments])
+            full += ["--vars", yaml.safe_dump(self.job["vars"], default_flow_style=True, width=10**9).strip()]
+        return full
 
     def close(self) -> None:
         """Let go of the database, so that all of it is in its one file and no write-ahead log is left."""
@@ -124,15 +136,14 @@ class Session:
         try:
             raw = yaml.safe_load(file.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise JobError("dbt_project_invalid", f"{file} cannot be read: {one_line(error)}", path=file) from error
+            raise JobError("dbt_project_invalid", f"{file} cannot be read: {as_said(error)}", path=file) from error
         if not isinstance(raw, dict):
             raise JobError("dbt_project_invalid", f"{file} is not a mapping", path=file)
         return raw
 
     def _set_environment(self) -> None:
-        for name in _UNWANTED:
-            os.environ.pop(f"DBT_{name}", None)
-            os.environ.pop(f"DBT_ENGINE_{name}", None)
+        unwanted = [f"DBT_{prefix}{name}" for name in _UNWANTED for prefix in ("", "ENGINE_")]
+        self._unset = [name for name in unwanted if os.environ.pop(name, None) is not None]
         os.environ["DATABASE_PATH"] = self.database
         os.environ.setdefault("HOME", str(self.work_dir))
 
@@ -214,6 +225,17 @@ class Session:
             self._seen.add(message)
             self.warnings.append(message)
             self.emit({"event": "warning", "message": message})
+
+
+def select_by_hand(node: Any) -> str:
+    """What makes dbt select this node and no other, without a tag of ours.
+
+    A name of several parts also means what is below it, so the file's name must fit too. What means something to
+    dbt's selection stands as ``?``, any one character.
+    """
+    parts = [".".join(node.fqn), Path(node.original_file_path).name, node.resource_type]
+    fqn, file, kind = (re.sub(r"[^\w.-]", "?", str(part)) for part in parts)
+    return f"fqn:{fqn},file:{file},resource_type:{kind}"
 
 
 def versions() -> Dict[str, str]:

@@ -8,9 +8,11 @@ import secrets
 from pathlib import Path
 from typing import Annotated
 
+import anyio
 import typer
 
 from selfheald.cli.output import ConfigOption, JsonOption, configuration, print_json
+from selfheald.cli.progress import Progress
 from selfheald.config import (
     Config,
     config_sources,
@@ -21,7 +23,13 @@ from selfheald.config import (
     warnings,
 )
 from selfheald.config_file import FILE_NAME
+from selfheald.config_values import has_placeholder
 from selfheald.errors import InitializationError
+from selfheald.plan import Plan
+from selfheald.workspace import Database
+
+#: Stands for the database, where variables name one and the plan is the same for all.
+_ANY_DATABASE = Path("/workspace/simulation.duckdb")
 
 app = typer.Typer(
     name="config",
@@ -55,11 +63,40 @@ def show_command(
 
 @app.command("validate", epilog="Example: selfheald config validate --config /etc/selfheald/selfheald.toml")
 def validate_command(config: ConfigOption = None) -> None:
-    """Check the configuration: OK and the file that was used, or every error with its line (exit 2)."""
+    """Check the configuration: OK and the file that was used, or every error with its line (exit 2).
+
+    What required.select means is asked of the dbt project, which is read for that if it has changed. What is wrong
+    with the project, or hardly meant, is a note: the configuration is right all the same.
+    """
     loaded = load_config(config)
-    for warning in warnings(loaded):
+    for warning in [*warnings(loaded), *_project_notes(loaded)]:
         typer.echo(f"note: {warning}", err=True)
     typer.echo(f"OK: {_file_of(loaded)}")
+
+
+def _project_notes(config: Config) -> list[str]:
+    """What the plan warns of, or why there is none. The bundled project and its own selection need no look."""
+    dbt, bare = config.dbt, Config()
+    if (dbt.project_dir, config.required) == (bare.dbt.project_dir, bare.required):
+        return []
+    if dbt.vars_command or has_placeholder(f"{dbt.project_dir}{dbt.profiles_dir or ''}"):
+        what = "the dbt project or its variables depend on the workspace"
+        return [f"required.select: {what}; `selfheald ensure WORKSPACE --dry-run` tells what is required there"]
+    if not (dbt.project_dir / "dbt_project.yml").is_file():
+        return []  # told already
+    try:
+        plan = anyio.run(_plan, config)
+    except InitializationError as error:
+        return [f"the dbt project gives no plan: {error.code}: {error.message}\n  {error.hint}"]
+    return list(plan.warnings)
+
+
+async def _plan(config: Config) -> Plan:
+    from selfheald.planner import Planner
+
+    with Progress("Checking required.select") as progress:
+        planner = Planner(config, announce=progress.say)
+        return await progress.along(planner.plan_for(Database(_ANY_DATABASE), fresh=True))
 
 
 @app.command("schema", epilog="Example: selfheald config schema > selfheald.schema.json")

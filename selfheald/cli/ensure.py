@@ -19,9 +19,10 @@ from selfheald.cli.output import (
     print_json,
     told_as_json,
 )
-from selfheald.cli.progress import Progress, describe_ready
+from selfheald.cli.progress import Progress, describe_holder, describe_ready
 from selfheald.config import Config
 from selfheald.initialization_state import InitializationResult
+from selfheald.outlook import Outlook
 from selfheald.workspace import Database, resolve_database
 
 #: The documents of ``--json`` while nothing is known.
@@ -53,7 +54,10 @@ def command(
     db: DatabaseArgument = None,
     timeout: TimeoutOption = 300.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, change nothing.")] = False,
-    keep_staging: Annotated[bool, typer.Option("--keep-staging", help="On failure, keep the staging folder.")] = False,
+    keep_staging: Annotated[
+        bool,
+        typer.Option("--keep-staging", help="On failure, keep the staging folder, and print dbt's command for it."),
+    ] = False,
     json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
@@ -64,12 +68,12 @@ def command(
     with told_as_json(json, _BLANK_DRY_RUN if dry_run else _BLANK, db):
         database = resolve_database(db)
         effective = configuration(config)
-        document = anyio.run(_dry_run, database, effective) if dry_run else None
-    if document is not None:
+        outlook = anyio.run(_dry_run, database, effective) if dry_run else None
+    if outlook is not None:
         if json:
-            print_json(document)
+            print_json(outlook.as_dict())
         else:
-            _print_dry_run(document)
+            _print_outlook(outlook)
         return
     result = anyio.run(_ensure, database, effective, timeout, keep_staging)
     if _wants_quarantine(result, json):
@@ -123,36 +127,41 @@ def _wants_quarantine(result: InitializationResult, json: bool) -> bool:
     return typer.confirm("Set it aside under another name and make a new one?", default=False, err=True)
 
 
-async def _dry_run(database: Database, config: Config) -> dict[str, Any]:
+async def _dry_run(database: Database, config: Config) -> Outlook:
     from selfheald.auto_initializer import read_here
     from selfheald.initialization import Tools, existing_tables, inspect
     from selfheald.plan import find_work
     from selfheald.planner import Planner
 
-    found = await inspect(Tools(config, Planner(config), read_here), database, fresh=True)
-    if found.check.error is not None:
-        raise found.check.error
-    work = find_work(found.plan, found.check.missing, existing_tables(found.reading))
-    return {
-        **_BLANK_DRY_RUN,
-        "database": str(database),
-        "missing": [table.qualified for table in found.check.missing],
-        "nodes": [
-            {"unique_id": node.unique_id, "tier": "seed" if node in work.seeds else "foundation"}
-            for node in (*work.seeds, *work.models)
-        ],
-        "vars": dict(found.settings.variables),
-        "project": found.plan.project_dir,
-    }
+    with Progress(f"Checking {database}") as progress:
+        tools = Tools(config, Planner(config, announce=progress.say), read_here)
+        found = await progress.along(inspect(tools, database, fresh=True))
+    for warning in found.plan.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    error = found.check.error
+    if error is not None:
+        error.path = error.path or str(database)
+        raise error
+    if found.is_new:
+        typer.echo(f"There is no database yet: {database} would be made.", err=True)
+    elif found.reading.holder is not None:
+        typer.echo(f"{describe_holder(found.reading.holder.as_dict())}: it would be waited for.", err=True)
+    elif not found.reading.certain:
+        typer.echo(f"{describe_holder(None)}: it would be waited for, and what is missing may change.", err=True)
+    return Outlook(
+        database=str(database),
+        plan=found.plan,
+        missing=found.check.to_make,
+        work=find_work(found.plan, found.check.to_make, existing_tables(found.reading)),
+        variables=found.settings.variables,
+        python=found.settings.python,
+        target=config.dbt.target,
+    )
 
 
-def _print_dry_run(document: dict[str, Any]) -> None:
-    if not document["missing"]:
+def _print_outlook(outlook: Outlook) -> None:
+    if not outlook.missing:
         typer.echo("All required tables are there; nothing would be done.")
         return
-    typer.echo(f"Missing in {document['database']}: {', '.join(document['missing'])}")
-    typer.echo(f"dbt would run, from {document['project']}:")
-    for node in document["nodes"]:
-        typer.echo(f"  {node['tier']:<10} {node['unique_id']}")
-    if document["vars"]:
-        typer.echo(f"with the variables {document['vars']}")
+    for line in outlook.lines():
+        typer.echo(line)

@@ -1,4 +1,4 @@
-"""What all commands share: their options, JSON on stdout, errors as two lines on stderr, exit codes."""
+"""What all commands share: their options, JSON on stdout, errors on stderr, exit codes."""
 
 from __future__ import annotations
 
@@ -59,12 +59,21 @@ def told_as_json(wanted: bool, blank: Mapping[str, Any], db: Path | None) -> Ite
 
 
 def print_error(error: InitializationError) -> None:
-    """A line of what and where, a line of what to do."""
-    where = "" if error.path is None or error.path in error.message else f" ({error.path})"
-    typer.echo(f"error[{error.code}]: {error.message}{where}", err=True)
+    """A line of what and where, below it what more dbt or DuckDB said in their layout, and a line of what to do.
+
+    Only a kept staging folder adds lines to the hint.
+    """
+    first, *more = error.message.splitlines() or [""]
+    where = "" if error.path is None or error.path in first else f" ({error.path})"
+    typer.echo(f"error[{error.code}]: {first}{where}", err=True)
+    for line in more:
+        typer.echo(f"  {line}", err=True)
     if error.hint:
+        hint, *more = error.hint.splitlines()
         log = f" Log: {error.log}" if error.log else ""
-        typer.echo(f"  {error.hint}{log}", err=True)
+        typer.echo(f"  {hint}{log}", err=True)
+        for line in more:
+            typer.echo(f"  {line}", err=True)
 
 
 def exit_code(error: InitializationError) -> int:

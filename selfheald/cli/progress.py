@@ -5,13 +5,16 @@ from __future__ import annotations
 import datetime
 import sys
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Awaitable, Mapping
+from typing import Any, TypeVar
 
 import anyio
 import typer
 
 from selfheald.config import colour_allowed
+from selfheald.errors import in_one_line
+
+Found = TypeVar("Found")
 
 #: Without a terminal a line appears at least this often (seconds).
 REPEAT_SECONDS = 5.0
@@ -36,7 +39,7 @@ def describe(status: Mapping[str, Any], *, attempts: int = 0, now: float | None 
         upcoming = int(status.get("attempt") or 0) + 1
         total = f" of {attempts}" if attempts else ""
         seconds = _seconds_until(str(status["next_attempt_at"]), now)
-        error = (status.get("error") or {}).get("message", "failed")
+        error = in_one_line(str((status.get("error") or {}).get("message", "failed")))
         return f"{error}; attempt {upcoming}{total} in {seconds:.0f} s"
     return None
 
@@ -153,6 +156,20 @@ class Progress:
             self.say(text)
         else:
             self._spinner.console.print(text, markup=False, highlight=False)
+
+    async def along(self, work: Awaitable[Found]) -> Found:
+        """Do some work, and keep talking meanwhile; its error comes out as it is."""
+        failure: Exception | None = None
+        async with anyio.create_task_group() as group:
+            group.start_soon(self.keep_talking)
+            try:
+                found = await work
+            except Exception as error:  # noqa: BLE001  (a group would wrap it)
+                failure = error
+            group.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        return found
 
     def _show(self) -> None:
         self._shown_at = time.monotonic()

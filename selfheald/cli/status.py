@@ -13,7 +13,7 @@ import typer
 from selfheald.cli.output import ConfigOption, JsonOption, configuration, print_json
 from selfheald.cli.progress import describe
 from selfheald.config import Config, colour_allowed
-from selfheald.errors import InitializationError
+from selfheald.errors import InitializationError, in_one_line
 from selfheald.workspace import Database, is_under, merge_roots, resolve_database
 
 _COLOURS = {"ready": "green", "failed": "red", "building": "cyan", "busy": "yellow", "waiting": "blue"}
@@ -116,7 +116,7 @@ def _why(entry: dict[str, Any]) -> str:
     if standing(entry) == "ready":
         return ""
     if standing(entry) == "failed" and error and not status.get("next_attempt_at"):
-        return f"{error['code']}: {error['message']} → {error['hint']}"
+        return f"{error['code']}: {in_one_line(error['message'])} → {error['hint']}"
     if entry["marker"] == "stale" and status.get("state") in (None, "completed"):
         return "changed since it was last checked"
     return describe(status) or "not checked yet"

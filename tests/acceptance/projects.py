@@ -71,6 +71,17 @@ def told(running: Running) -> tuple[str, str]:
     return two_lines(running.stderr)
 
 
+def error_block(stderr: str) -> tuple[list[str], str]:
+    """An error as it ends what a command wrote: the lines of what and where, as dbt lays them out, and what to do."""
+    lines = stderr.splitlines()
+    begins = [number for number, line in enumerate(lines) if line.startswith("error")]
+    assert len(begins) == 1, stderr
+    first, *more, hint = lines[begins[0] :]
+    assert all(line.startswith("  ") and line.strip() for line in [*more, hint]), stderr
+    assert "Traceback" not in stderr
+    return [first, *(line[2:] for line in more)], hint.strip()
+
+
 def two_lines(stderr: str) -> tuple[str, str]:
     """The two lines of an error, which are the last ones, and the only ones of that kind."""
     lines = stderr.splitlines()

@@ -26,7 +26,7 @@ from processes import (
     status,
     wait_for,
 )
-from projects import NOTES, OWN_TABLES, copy_project, fixed, own_database, staging_left, tables, told
+from projects import NOTES, OWN_TABLES, copy_project, error_block, fixed, own_database, staging_left, tables, told
 
 from selfheald.marker import read_history
 from selfheald.workspace import Database
@@ -386,12 +386,14 @@ def _assert_told(failure: Failure, error: Record, site: Site, running: Running) 
         failure.step,
     )
     assert error["retryable"] is False
-    first, second = told(running)
-    assert first.startswith(f"error[{failure.code}]: {error['message']}")
+    (first, *more), hint = error_block(running.stderr)
+    message, *rest = error["message"].splitlines()
+    assert first.startswith(f"error[{failure.code}]: {message}")
+    assert more == rest
     assert error["path"] in first
-    assert second.startswith(error["hint"])
+    assert hint.startswith(error["hint"])
     for word in failure.words:
-        assert word in f"{first} {second}"
+        assert word in f"{error['message']} {hint}"
 
 
 def _build_of(daemon: Daemon, database: Path) -> list[int]:

@@ -325,7 +325,7 @@ def test_an_error_names_its_cause_and_the_file_to_mend(name: str, project: Path,
     assert (error["event"], error["code"]) == ("error", code), error
     assert error["path"] == (str(project / path) if path else None), error
     assert words in error["message"]
-    assert "\n" not in error["message"]
+    assert [line for line in error["message"].splitlines() if line != line.rstrip() or not line] == []
     if name == "a model fails":
         assert error["step"] == "build_foundation"
         assert "nowhere" in (tmp_path / "job" / "log" / "fct_headcount.sql").read_text()

@@ -26,8 +26,9 @@ FLOORS = [
         auto_initializer caretaker lookout
         case
         initialization guarded_reader
-        attempt planner quarantine
-        watch dbt_host staging presence log decision table_checker
+        attempt planner quarantine reproduction
+        variables
+        watch dbt_host staging presence log decision table_checker outlook
         marker check_child
         table_copier
         catalog_reader

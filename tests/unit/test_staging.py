@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from fixtures.files import names_in
 from fixtures.processes import run_python, started
 
 from selfheald.errors import InitializationError
-from selfheald.staging import clean_leftovers, has_leftovers, open_staging, require_space
+from selfheald.staging import KEPT_SECONDS, clean_leftovers, has_leftovers, open_staging, require_space
 from selfheald.workspace import Database
 
 HOLD = """
@@ -56,13 +57,49 @@ def test_a_failure_leaves_nothing(database: Database, error: BaseException) -> N
     assert staging_folders(database) == []
 
 
-def test_a_failure_keeps_it_on_request(database: Database) -> None:
+def keep_one(database: Database) -> Path:
     with pytest.raises(InitializationError), open_staging(database, keep_on_error=True) as staging:
         raise InitializationError("no")
-    assert staging.work.is_dir()
-    with open_staging(database, keep_on_error=True):
-        pass
-    assert staging_folders(database) == [staging.folder.name]
+    assert staging.kept.name == staging.folder.name.replace("staging-", "kept-")
+    return staging.kept
+
+
+def test_a_failure_keeps_it_on_request_under_a_name_that_clean_up_passes_over(database: Database) -> None:
+    kept = keep_one(database)
+    assert names_in(kept) == ["work"]
+    assert staging_folders(database) == []
+    assert not has_leftovers(database)
+    assert clean_leftovers(database) == []
+    with pytest.raises(InitializationError), open_staging(database):
+        raise InitializationError("no")
+    assert names_in(database.private) == [kept.name]
+
+
+def test_one_kept_folder_replaces_another_and_a_success_removes_it(database: Database) -> None:
+    first, second = keep_one(database), keep_one(database)
+    assert not first.exists()
+    with open_staging(database):
+        assert second.exists()
+    assert names_in(database.private) == []
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), KeyboardInterrupt()])
+def test_only_a_failure_keeps_it(database: Database, error: BaseException) -> None:
+    with pytest.raises(type(error)), open_staging(database, keep_on_error=True):
+        raise error
+    assert names_in(database.private) == []
+
+
+def test_a_kept_folder_goes_when_nobody_used_it_for_long(database: Database) -> None:
+    kept = keep_one(database)
+    now = time.time()
+    os.utime(kept, times=(now, now - KEPT_SECONDS + 60))
+    assert not has_leftovers(database)
+    assert clean_leftovers(database) == []
+    os.utime(kept, times=(now, now - KEPT_SECONDS - 1))
+    assert has_leftovers(database)
+    assert clean_leftovers(database) == [kept]
+    assert names_in(database.private) == []
 
 
 def test_what_is_in_use_here_is_kept(database: Database) -> None:

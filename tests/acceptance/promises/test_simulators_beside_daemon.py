@@ -138,7 +138,7 @@ def test_simulators_beside_a_daemon(
     baseline = simulated(alone, PYTHONS[simulator], together, scaled(count // 4, count))
     of_duckdb = lost(alone, baseline)
     outcome.lost = lost(database, outcome)
-    # DuckDB asks who holds the lock after it was refused: 0 is one that was gone by then, as another simulator's may be.
+    # DuckDB asks who holds a lock after it was refused: 0 is one that was gone by then, as another simulator may be.
     theirs = {*outcome.pids, 0} if together > 1 else set(outcome.pids)
     ours = [pid for pid in outcome.refused_by if pid not in theirs]
     figures.tell(
