@@ -125,14 +125,13 @@ def _wants_quarantine(result: InitializationResult, json: bool) -> bool:
 
 async def _dry_run(database: Database, config: Config) -> dict[str, Any]:
     from selfheald.auto_initializer import read_here
-    from selfheald.initialization import Tools, existing_tables, inspect
-    from selfheald.plan import find_work
+    from selfheald.initialization import Tools, inspect, work_for
     from selfheald.planner import Planner
 
     found = await inspect(Tools(config, Planner(config), read_here), database, fresh=True)
     if found.check.error is not None:
         raise found.check.error
-    work = find_work(found.plan, found.check.missing, existing_tables(found.reading))
+    work = work_for(found, config)
     return {
         **_BLANK_DRY_RUN,
         "database": str(database),
