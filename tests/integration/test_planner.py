@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from child_process import run
 
 from selfheald.config import load_config
 from selfheald.errors import InitializationError
 from selfheald.plan import Plan
 from selfheald.planner import Planner
 from selfheald.workspace import Database
-
-pytestmark = pytest.mark.anyio
 
 PROJECT_FILE = """
 name: varied
@@ -86,6 +85,7 @@ def tables(plan: Plan) -> list[str]:
     return sorted(table.name for table in plan.required)
 
 
+@pytest.mark.anyio
 async def test_variables_that_only_the_sql_shows_share_a_parse_and_others_do_not(
     project: Path, python: str, tmp_path: Path
 ) -> None:
@@ -114,6 +114,7 @@ EXPLICIT = [
 ]
 
 
+@pytest.mark.anyio
 async def test_explicit_tables_are_found_by_dbt_s_selection_or_by_name(
     project: Path, python: str, tmp_path: Path
 ) -> None:
@@ -136,6 +137,7 @@ async def test_explicit_tables_are_found_by_dbt_s_selection_or_by_name(
         assert words in caught.value.message
 
 
+@pytest.mark.anyio
 async def test_a_selection_that_gives_nothing_lists_what_there_is(project: Path, python: str, tmp_path: Path) -> None:
     site = Site(project, tmp_path / "state", **{"dbt.python": python, "required.select": ["tag:none", "base,codes"]})
     with pytest.raises(InitializationError) as caught:
@@ -159,8 +161,67 @@ SELECTIONS = {
 }
 
 
-async def test_selections_are_dbt_s_own(project: Path, tmp_path: Path) -> None:
-    state = tmp_path / "state"
-    for select, expected in SELECTIONS.values():
-        plan = await Site(project, state, **{"required.select": select}).plan(tmp_path)
-        assert tables(plan) == expected.split(), select
+def test_selections_are_dbt_s_own(project: Path, tmp_path: Path) -> None:
+    entries = [" ".join(select) for select, _ in SELECTIONS.values()]
+    answer = run(tmp_path / "job", "plan", project_dir=str(project), select=[], tables=entries)[-1]
+    found = [" ".join(uid.rpartition(".")[2] for uid in sorted(matched, key=_last)) for matched in answer["tables"]]
+    assert dict(zip(SELECTIONS, found, strict=True)) == {name: expected for name, (_, expected) in SELECTIONS.items()}
+
+
+def _last(unique_id: str) -> str:
+    return unique_id.rpartition(".")[2]
+
+
+@pytest.mark.anyio
+async def test_neither_a_profile_s_other_outputs_nor_dbt_s_own_variables_lead_elsewhere(
+    project: Path, tmp_path: Path
+) -> None:
+    """The target is that of the configuration; one that writes elsewhere is refused."""
+    profiles = write(tmp_path / "profiles", {"profiles.yml": PROFILES})
+    common = {"dbt.profiles_dir": str(profiles), "dbt.env": {"DBT_TARGET": "far", "DBT_PROFILE": "no_such"}}
+    plan = await Site(project, tmp_path / "state", **common).plan(tmp_path)
+    assert tables(plan) == ["codes"]
+    for target in ("far", "cloud"):
+        with pytest.raises(InitializationError) as caught:
+            await Site(project, tmp_path / "state", **common, **{"dbt.target": target}).plan(tmp_path)
+        assert caught.value.code == "profile_invalid"
+    assert not (tmp_path / "far.duckdb").exists()
+
+
+PROFILES = """
+varied:
+  target: near
+  outputs:
+    near: {type: duckdb, path: "{{ env_var('DATABASE_PATH', 'other.duckdb') }}"}
+    far: {type: duckdb, path: far.duckdb}
+    cloud: {type: duckdb, path: "md:{{ env_var('DATABASE_PATH') }}"}
+"""
+
+
+@pytest.mark.anyio
+async def test_a_refusal_by_one_database_s_variables_is_not_the_others(tmp_path: Path) -> None:
+    """The variable is inert, so they share a plan; dbt refuses what one of them makes of it."""
+    asking = "{{ exceptions.raise_compiler_error('no such place') if 'bad' in var('place') }} select 1 as id"
+    project = write(tmp_path / "project", {**FILES, "models/asking.sql": asking})
+    site = Site(project, tmp_path / "state", **{"dbt.vars": {"place": "{workspace}"}})
+    with pytest.raises(InitializationError, match="no such place"):
+        await site.plan(tmp_path / "bad")
+    assert tables(await site.plan(tmp_path / "good")) == ["codes"]
+    assert site.parses == 2
+
+
+@pytest.mark.anyio
+async def test_an_environment_variable_that_the_project_names_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one of the daemon's own, which no configuration names."""
+    model = "{{ config(alias='t_' ~ env_var('SUFFIX_OF_IT', 'none'), tags=['all']) }} select 1 as id"
+    project = write(tmp_path / "project", {**FILES, "models/named.sql": model, "models/late/extra.sql": "select 1"})
+    site = Site(project, tmp_path / "state", **{"required.select": ["named"]})
+    assert tables(await site.plan(tmp_path)) == ["t_none"]
+    monkeypatch.setenv("SUFFIX_OF_IT", "one")
+    monkeypatch.setenv("SUFFIX_OF_ANOTHER", "one")
+    assert tables(await site.plan(tmp_path)) == ["t_one"]
+    monkeypatch.setenv("SUFFIX_OF_ANOTHER", "two")
+    assert tables(await site.plan(tmp_path)) == ["t_one"]
+    assert site.parses == 2
