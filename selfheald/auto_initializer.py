@@ -109,7 +109,7 @@ class AutoInitializer:
         try:
             while True:
                 found = await self._inspect(tools, status)
-                if found.check.complete and found.reading.certain and is_fresh(self.database, found.plan):
+                if found.check.complete and found.reading.certain and is_fresh(self.database, found.plan.fingerprint):
                     return result("nothing_to_do")
                 if is_adoptable(found):
                     put_status_right(status)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -58,8 +59,6 @@ CHECKS_AT_ONCE = 8
 AT_A_STRETCH = 100
 #: Who waits is told of a new place in the queue when it is better by one in so many.
 WORTH_TELLING = 20
-#: No check has had a plan yet.
-_NO_FINGERPRINT = ""
 
 
 class Caretaker:
@@ -77,7 +76,8 @@ class Caretaker:
         self._backlog_changed = anyio.Event()
         self._stopping = False
         self._at_work = False
-        self._fingerprint: str | None = _NO_FINGERPRINT
+        self._changes = 0
+        self._samples = 0
 
     def __len__(self) -> int:
         return len(self._cases)
@@ -157,24 +157,47 @@ class Caretaker:
             self._look_again(case, 0.0)
 
     async def follow_project(self) -> None:
-        """Look at every database again if the dbt project has changed."""
-        sample = next(iter(self._cases.values()), None)
-        if sample is None:
-            return
+        """Look again at every database if a dbt project has changed, or at those that got no plan, if they do now.
+
+        While dbt refuses what was changed, nothing is looked at: what is ready stays so. A database without a plan is
+        asked for first, one after the other with each call: variables of its own may be why it has none.
+        """
+        planner = self._tools.planner
+        await planner.look_at_projects([case.database for case in self._cases.values()])
+        planless = [case for case in self._cases.values() if case.planless]
+        first, other = self._next_of(planless), self._next_of(list(self._cases.values()))
+        if planner.changes != self._changes:
+            if await self._gets_plan(first) or await self._gets_plan(other):
+                self._changes = planner.changes
+                event_log("project_seen", "the dbt project has changed: looking at every database", "DEBUG")
+                await self._look_at(list(self._cases.values()))
+        elif first is not None:
+            if await self._gets_plan(first):
+                await self._look_at(planless)
+        elif other is not None and other.fingerprint is not None:
+            with suppress(InitializationError):  # its own check will tell
+                if other.fingerprint != await planner.fingerprint_for(other.database, fresh=True):
+                    await self._look_at([other])  # dbt.vars_command says something else of it
+
+    async def _gets_plan(self, case: Case | None) -> bool:
+        if case is None:
+            return False
         try:
-            plan = await self._tools.planner.plan_for(sample.database, fresh=True)
-        except InitializationError as error:
-            if not error.retryable:  # a shortage of the machine says nothing about the project
-                self._fingerprint = None  # what follows is a mend, even if it only takes back what was done
-            return
-        if self._fingerprint not in (_NO_FINGERPRINT, plan.fingerprint):
-            event_log("project_seen", "the dbt project is new or has changed: looking at every database", "DEBUG")
-            for number, case in enumerate(list(self._cases.values())):
-                case.refused = None
-                self._schedule(case, 0)
-                if number % AT_A_STRETCH == 0:
-                    await anyio.lowlevel.checkpoint()
-        self._fingerprint = plan.fingerprint
+            await self._tools.planner.plan_for(case.database, fresh=True)
+        except InitializationError:
+            return False
+        return True
+
+    def _next_of(self, cases: Sequence[Case]) -> Case | None:
+        self._samples += 1
+        return cases[self._samples // 2 % len(cases)] if cases else None
+
+    async def _look_at(self, cases: Sequence[Case]) -> None:
+        for number, case in enumerate(cases):
+            case.refused = case.fingerprint = None
+            self._schedule(case, 0)
+            if number % AT_A_STRETCH == 0:
+                await anyio.lowlevel.checkpoint()
 
     async def check_what_is_due(self) -> None:
         """Start the checks that are due, a few at a time."""
@@ -256,20 +279,21 @@ class Caretaker:
             self._forget(case)
             return
         case.gone = False
+        planner = self._tools.planner
         try:
-            plan, settings = await self._tools.planner.plan_and_settings(database, fresh=there)
-        except InitializationError:
-            if self._fingerprint == _NO_FINGERPRINT:
-                self._fingerprint = None  # as in follow_project: once there is a plan, all is to be looked at
+            # What is ready needs no plan, and so no dbt, however many databases have variables of their own.
+            if not case.requested and is_fresh(database, case_fingerprint := await planner.fingerprint_for(database)):
+                case.fingerprint, case.planless = case_fingerprint, False
+                self._now_ready(case, seen)
+                return
+            plan, settings = await planner.plan_and_settings(database, fresh=there)
+            case.fingerprint, case.planless = plan.fingerprint, False
+        except InitializationError as error:
+            case.planless = not error.retryable  # a shortage of the machine says nothing about the project
             if not case.requested and valid_marker(database.path) is not None:
                 case.settle(seen)
                 return  # what is ready stays so while somebody mends the project
             raise
-        if self._fingerprint == _NO_FINGERPRINT:
-            self._fingerprint = plan.fingerprint
-        if not case.requested and is_fresh(database, plan):
-            self._now_ready(case, seen)
-            return
         self._act(case, await look(self._tools, database, plan, settings), seen)
 
     def _act(self, case: Case, found: Inspection, seen: Sight) -> None:

@@ -31,7 +31,8 @@ class Case:
     ``turn`` is held by a check or an initialization of it, so that neither answers for the other. ``settled`` is how
     it looked when nothing was left to do about it but to wait: for a change, a request, or its turn in the queue.
     ``refused`` is what was there when it was given up, ``obstacle`` what of the machine was in the way then; ``owed``
-    is a verdict that could not be written.
+    is a verdict that could not be written. ``fingerprint`` is its plan's at the last check; ``planless`` says that none
+    could be had then.
     """
 
     database: Database
@@ -52,6 +53,8 @@ class Case:
     obstacle: Obstacle | None = None
     owed: Status | None = None
     cleaned: bool = False
+    fingerprint: str | None = None
+    planless: bool = False
     turn: anyio.Lock = field(default_factory=anyio.Lock)
 
     def settle(self, seen: Sight | None) -> None:

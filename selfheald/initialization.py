@@ -172,10 +172,10 @@ def clean_up(database: Database) -> bool:
     return True
 
 
-def is_fresh(database: Database, plan: Plan) -> bool:
+def is_fresh(database: Database, fingerprint: str) -> bool:
     """True if the marker tells of this very file and plan, so that the database need not be opened."""
     marker = valid_marker(database.path)
-    return marker is not None and marker.get("fingerprint") == plan.fingerprint
+    return marker is not None and marker.get("fingerprint") == fingerprint
 
 
 def is_adoptable(found: Inspection) -> bool:
@@ -186,6 +186,17 @@ def is_adoptable(found: Inspection) -> bool:
         and found.reading.certain
         and identity is not None
         and outlived_a_tick(identity, found.reading.read_at)
+    )
+
+
+def work_for(found: Inspection, config: Config) -> Work:
+    """What dbt has to do for this database, and what it needs to find there."""
+    return find_work(
+        found.plan,
+        found.check.to_make,
+        existing_tables(found.reading),
+        variables=found.settings.variables,
+        other_sql=config.dbt.pre_sql or "",
     )
 
 
@@ -263,7 +274,7 @@ class _Initialization:
             return result
         self._require_idle(found)
         attempt.end("check_tables")
-        work = find_work(found.plan, found.check.to_make, existing_tables(found.reading))
+        work = work_for(found, self.tools.config)
         attempt.start(
             [table.qualified for table in found.check.to_make],
             len(work.seeds) + len(work.models),

@@ -85,18 +85,29 @@ def holder_of(descriptor: int) -> Holder | None:
 
 def _first_conflict(descriptor: int, wanted: int) -> tuple[str, int | None] | None:
     """Mode and process of the first lock that would stand in the way of a ``wanted`` one on the whole file."""
-    if sys.platform == "darwin":
-        # off_t l_start, l_len; pid_t l_pid; short l_type, l_whence
-        reply = fcntl.fcntl(descriptor, fcntl.F_GETLK, struct.pack("qqihh", 0, 0, 0, wanted, os.SEEK_SET))
-        _, _, pid, kind, _ = struct.unpack("qqihh", reply)
-    else:
-        # short l_type, l_whence; off_t l_start, l_len; pid_t l_pid
-        layout = "hhqqi0q"
-        reply = fcntl.fcntl(descriptor, fcntl.F_GETLK, struct.pack(layout, wanted, os.SEEK_SET, 0, 0, 0))
-        kind, _, _, _, pid = struct.unpack(layout, reply)
+    reply = fcntl.fcntl(descriptor, fcntl.F_GETLK, pack_lock(wanted, sys.platform))
+    kind, pid = unpack_lock(reply, sys.platform)
     if kind == fcntl.F_UNLCK:
         return None
     return "read" if kind == fcntl.F_RDLCK else "write", pid if pid > 0 else None
+
+
+def pack_lock(kind: int, platform: str) -> bytes:
+    """The kernel's ``struct flock`` for a lock of this kind on a whole file, as that platform lays it out."""
+    if platform == "darwin":
+        # off_t l_start, l_len; pid_t l_pid; short l_type, l_whence
+        return struct.pack("qqihh", 0, 0, 0, kind, os.SEEK_SET)
+    # short l_type, l_whence; off_t l_start, l_len; pid_t l_pid
+    return struct.pack("hhqqi0q", kind, os.SEEK_SET, 0, 0, 0)
+
+
+def unpack_lock(record: bytes, platform: str) -> tuple[int, int]:
+    """The kind of lock in such a record, and the process that holds it."""
+    if platform == "darwin":
+        _, _, pid, kind, _ = struct.unpack("qqihh", record)
+    else:
+        kind, _, _, _, pid = struct.unpack("hhqqi0q", record)
+    return kind, pid
 
 
 def command_line(pid: int) -> str | None:

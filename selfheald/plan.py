@@ -5,6 +5,7 @@ Everything here is values in, values out; ``planner`` obtains the plan from dbt 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,10 +15,12 @@ from selfheald.errors import InitializationError
 from selfheald.initialization_state import RequiredTable, TableTier
 
 #: Changed whenever a kept plan of an older form could not be read any more.
-PLAN_FORMAT = 1
+PLAN_FORMAT = 2
 #: What dbt inlines or leaves out of the database; such a node is no table.
 _NO_TABLE = frozenset({"ephemeral", "view"})
 _WORD = re.compile(r"\w+")
+#: Comments that are surely such: Jinja's, and whole lines of SQL.
+_COMMENT = re.compile(r"\{#.*?#\}|^[ \t]*--[^\n]*$", re.DOTALL | re.MULTILINE)
 
 #: A relation's ``(schema, name)``, both in lower case: DuckDB compares identifiers case-insensitively.
 Key = tuple[str, str]
@@ -28,7 +31,8 @@ class Node:
     """A seed, model or snapshot of the dbt project.
 
     ``code`` is all SQL that it may read tables with: its own, its hooks', and its macros'; ``selector`` makes dbt
-    select exactly this node; ``path`` is its source file.
+    select exactly this node; ``path`` is its source file; ``elsewhere`` is the catalog that it is made in, if that is
+    another than the database's own.
     """
 
     unique_id: str
@@ -45,6 +49,7 @@ class Node:
     tags: tuple[str, ...] = ()
     code: str = ""
     delimiter: str = ","
+    elsewhere: str = ""
 
     @property
     def key(self) -> Key:
@@ -54,10 +59,20 @@ class Node:
     def makes_table(self) -> bool:
         return self.resource_type == "seed" or self.materialized not in _NO_TABLE
 
+    @property
+    def is_required_table(self) -> bool:
+        """True if it can be one: a table, and in the database itself."""
+        return self.makes_table and not self.elsewhere
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a project requires. ``sources`` maps the unique ids of dbt sources to relations."""
+    """What a project requires. ``sources`` maps the unique ids of dbt sources to relations.
+
+    ``fingerprint`` covers all that counts for one database, ``parse_key`` what dbt's parse of the project depends on:
+    what is kept has that name, since databases may share it. ``hooks`` is the code that dbt runs before and after all
+    nodes, ``hook_parents`` what that refers to, ``variables`` the text of the project's own defaults.
+    """
 
     fingerprint: str
     project: str
@@ -67,6 +82,10 @@ class Plan:
     sources: Mapping[str, Key]
     versions: Mapping[str, str]
     warnings: tuple[str, ...] = ()
+    parse_key: str = ""
+    hooks: str = ""
+    hook_parents: tuple[str, ...] = ()
+    variables: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON form that :func:`plan_from_json` reads back."""
@@ -96,17 +115,25 @@ def make_plan(
     Raises ``selection_empty`` if nothing is required.
     """
     macros: Mapping[str, Mapping[str, Any]] = answer.get("macros") or {}
-    nodes = {uid: _node(uid, raw, macros) for uid, raw in answer["nodes"].items()}
+    catalog = answer.get("database_name")
+    nodes = {uid: _node(uid, raw, macros, catalog) for uid, raw in answer["nodes"].items()}
+    hooks: Sequence[Mapping[str, Any]] = answer.get("run_hooks") or ()
     warnings = [str(text) for text in answer.get("warnings") or ()]
     if explicit:
-        chosen = [_explicit(table, nodes.values(), project_dir) for table in explicit]
+        found = answer.get("tables") or [None] * len(explicit)
+        chosen = [
+            _explicit(table, nodes, None if table.get("select") is None else matched, project_dir)
+            for table, matched in zip(explicit, found, strict=True)
+        ]
     else:
         chosen = [(nodes[uid], None) for uid in answer["required"] if uid in nodes]
         warnings += _tag_warnings(select, nodes.values())
     required = []
     for node, tier in chosen:
-        if node.makes_table:
+        if node.is_required_table:
             required.append(_required_table(node, tier))
+        elif node.elsewhere:
+            warnings.append(f"{node.unique_id} is selected but is made in {node.elsewhere}: it is no required table")
         else:
             kind = node.materialized
             warnings.append(f"{node.unique_id} is selected but is {kind}: it is no required table")
@@ -130,6 +157,10 @@ def make_plan(
         sources={uid: _key(raw["schema"], raw["identifier"]) for uid, raw in answer["sources"].items()},
         versions=dict(answer.get("versions") or {}),
         warnings=tuple(dict.fromkeys(warnings)),
+        parse_key=fingerprint,
+        hooks="\n".join(text for hook in hooks for text in [hook["sql"], *_macro_code(hook["macros"], macros)]),
+        hook_parents=tuple(dict.fromkeys(uid for hook in hooks for uid in hook["depends_on"])),
+        variables=str(answer.get("vars") or ""),
     )
 
 
@@ -161,15 +192,27 @@ def plan_from_json(record: Mapping[str, Any]) -> Plan:
         sources={uid: (schema, name) for uid, (schema, name) in record["sources"].items()},
         versions=record["versions"],
         warnings=tuple(record["warnings"]),
+        parse_key=record["parse_key"],
+        hooks=record["hooks"],
+        hook_parents=tuple(record["hook_parents"]),
+        variables=record["variables"],
     )
 
 
-def find_work(plan: Plan, missing: Iterable[RequiredTable], existing_tables: Collection[Key]) -> Work:
+def find_work(
+    plan: Plan,
+    missing: Iterable[RequiredTable],
+    existing_tables: Collection[Key],
+    *,
+    variables: Mapping[str, Any] | None = None,
+    other_sql: str = "",
+) -> Work:
     """Exactly the missing closure.
 
     A parent that exists as a table is an input: copied, never run again. A parent that doesn't, or that is a view
     or ephemeral, is run on staging, and its own parents are looked at in turn. Tables that the SQL names without a
-    ``ref`` are inputs too, where they exist.
+    ``ref`` are inputs too, where they exist: in the nodes' SQL, in the hooks of the run, in ``other_sql``, and in the
+    values of ``variables`` where the SQL asks for some. What is made in another catalog is left alone.
     """
     wanted = [table.unique_id for table in missing]
     missing_keys = {plan.nodes[uid].key for uid in wanted}
@@ -177,6 +220,16 @@ def find_work(plan: Plan, missing: Iterable[RequiredTable], existing_tables: Col
     run: dict[str, Node] = {}
     inputs: set[Key] = set()
     todo = list(wanted)
+    given = f"{plan.variables} {json.dumps(dict(variables or {}), default=str, ensure_ascii=False)}".lower()
+
+    def named_in(code: str) -> set[Key]:
+        text = _COMMENT.sub(" ", code).lower()
+        words = set(_WORD.findall(text))
+        if "var" in words:
+            words |= set(_WORD.findall(given))
+            text += given
+        return {key for key in there if key[1] in words or (not _WORD.fullmatch(key[1]) and key[1] in text)}
+
     while todo:
         uid = todo.pop()
         if uid in run:
@@ -187,13 +240,15 @@ def find_work(plan: Plan, missing: Iterable[RequiredTable], existing_tables: Col
                 inputs |= {plan.sources[parent_id]} & there
             elif parent_id in plan.nodes:
                 parent = plan.nodes[parent_id]
-                if parent.makes_table and parent.key in there:
+                if parent.makes_table and parent.key in there and not parent.elsewhere:
                     inputs.add(parent.key)
-                else:
+                elif not parent.elsewhere:
                     todo.append(parent_id)
-        code = node.code.lower()
-        words = set(_WORD.findall(code))
-        inputs |= {key for key in there if key[1] in words or (not _WORD.fullmatch(key[1]) and key[1] in code)}
+        inputs |= named_in(node.code)
+    if run:
+        inputs |= named_in(plan.hooks) | named_in(other_sql)
+        inputs |= {plan.nodes[uid].key for uid in plan.hook_parents if uid in plan.nodes} & there
+        inputs |= {plan.sources[uid] for uid in plan.hook_parents if uid in plan.sources} & there
     inputs -= {node.key for node in run.values()}
     seeds = sorted((n for n in run.values() if n.resource_type == "seed"), key=lambda n: n.unique_id)
     models = sorted(
@@ -223,7 +278,9 @@ def _by_dependency(models: Sequence[Node], plan: Plan) -> tuple[Node, ...]:
     return tuple(ordered.values())
 
 
-def _node(uid: str, raw: Mapping[str, Any], macros: Mapping[str, Mapping[str, Any]]) -> Node:
+def _node(uid: str, raw: Mapping[str, Any], macros: Mapping[str, Mapping[str, Any]], catalog: str | None) -> Node:
+    database = str(raw.get("database") or catalog or "")
+    inside = not catalog or database.lower() == catalog.lower() or raw["materialized"] == "ephemeral"
     return Node(
         unique_id=uid,
         name=raw["name"],
@@ -239,6 +296,7 @@ def _node(uid: str, raw: Mapping[str, Any], macros: Mapping[str, Mapping[str, An
         tags=tuple(raw["tags"]),
         code="\n".join([raw["raw_code"] or "", *raw["hooks"], *_macro_code(raw["macros"], macros)]),
         delimiter=raw["delimiter"] or ",",
+        elsewhere="" if inside else database,
     )
 
 
@@ -267,19 +325,36 @@ def _required_table(node: Node, tier: TableTier | None) -> RequiredTable:
 
 
 def _explicit(
-    table: Mapping[str, str | None], nodes: Collection[Node], project_dir: str
+    table: Mapping[str, str | None], nodes: Mapping[str, Node], matched: Collection[str] | None, project_dir: str
 ) -> tuple[Node, TableTier | None]:
+    """The node that makes an entry of ``required.tables``: what its selection ``matched``, else what has its name."""
     name = str(table["name"])
-    wanted = name.lower()
-    for node in nodes:
-        if node.makes_table and wanted in (node.alias.lower(), ".".join(node.key), node.name.lower()):
-            tier = table.get("tier")
-            return node, None if tier is None else TableTier(tier)
+    makers = [node for node in nodes.values() if node.is_required_table]
+    if matched is not None:
+        found = [nodes[uid] for uid in matched if uid in nodes and nodes[uid].is_required_table]
+        how = f"the selection {table['select']} of {name} in required.tables"
+    else:
+        wanted = name.lower()
+        relations = [node for node in makers if wanted in (node.alias.lower(), ".".join(node.key))]
+        found = relations or [node for node in makers if wanted == node.name.lower()]
+        how = f"required.tables names {name}, which"
+    if len(found) == 1:
+        tier = table.get("tier")
+        return found[0], None if tier is None else TableTier(tier)
+    if found:
+        listed = ", ".join(sorted(f"{node.unique_id} ({node.schema}.{node.alias})" for node in found))
+        raise InitializationError(
+            f"{how} means {len(found)} tables: {listed}" if matched is None else f"{how} gives {listed}",
+            code="config_invalid",
+            path=project_dir,
+            hint=f"Let the select of {name} in required.tables match exactly one of them.",
+        )
+    there = _listed(node.alias for node in makers)
     raise InitializationError(
-        f"required.tables names {name}, which no seed or model of the dbt project makes",
+        f"{how} no seed or model of the dbt project makes" if matched is None else f"{how} gives no table",
         code="selection_empty",
         path=project_dir,
-        hint=f"Correct required.tables. There are: {_listed(n.alias for n in nodes if n.makes_table)}.",
+        hint=f"Correct required.tables. There are: {there}.",
     )
 
 

@@ -10,20 +10,24 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import anyio
 
 from selfheald.config import Config, child_environment, render
+from selfheald.config_values import has_placeholder
 from selfheald.dbt_host import run_job
 from selfheald.errors import InitializationError, from_os_error
+from selfheald.inert_variables import inert_variables
 from selfheald.locks import DatabaseLock
-from selfheald.plan import Plan, make_plan, plan_from_json
-from selfheald.project import Fingerprints
+from selfheald.plan import PLAN_FORMAT, Plan, make_plan, plan_from_json
+from selfheald.project import ANY, Fingerprints, Source, fingerprint
+from selfheald.recent import Recent
 from selfheald.threads import run_in_thread
 from selfheald.variables import ask_for_variables, variables_given
 from selfheald.workspace import Database, write_atomically
@@ -36,6 +40,12 @@ FAILURE_SECONDS = 2.0
 VARS_FRESH_SECONDS = 60.0
 #: Plans that the cache holds; a project changes now and then, and several daemons may share it.
 KEPT_PLANS = 20
+#: Of so many projects, plans and failures the latest are kept in memory.
+REMEMBERED = 200
+#: Of so many databases the last answer of dbt.vars_command.
+REMEMBERED_ANSWERS = 10_000
+#: So many databases' own variables are tried before a refusal is taken for the project's.
+TRIED_VARIABLES = 3
 #: Seconds that a parse may take where dbt.timeout is shorter: a project is parsed once, not for each database.
 PARSE_SECONDS = 300.0
 #: Seconds after which a temporary file was left by a process that was killed: writing one takes a moment.
@@ -46,13 +56,17 @@ _SCRATCH = "parse-"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What dbt is to run with for one database: the part of every job that doesn't depend on the work."""
+    """What dbt is to run with for one database: the part of every job that doesn't depend on the work.
+
+    ``inert`` are the variables that the project's parse doesn't depend on.
+    """
 
     project_dir: Path
     profiles_dir: Path | None
     python: str
     variables: Mapping[str, Any]
     environment: Mapping[str, str]
+    inert: frozenset[str] = frozenset()
 
     def job(self, config: Config) -> dict[str, Any]:
         """The keys that all dbt jobs share."""
@@ -61,8 +75,26 @@ class Settings:
             "profiles_dir": None if self.profiles_dir is None else str(self.profiles_dir),
             "target": config.dbt.target,
             "vars": dict(self.variables),
+            "inert_vars": sorted(self.inert),
             "threads": config.dbt.threads,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class _Keys:
+    """What a plan is known by: ``whole`` covers all that counts for a database, ``parse`` what dbt's parse sees."""
+
+    whole: str
+    parse: str
+
+
+@dataclass(slots=True)
+class _Failure:
+    """Why a project was refused, when, and with which variables that was tried."""
+
+    error: InitializationError
+    at: float
+    tried: set[str]
 
 
 class Planner:
@@ -73,11 +105,14 @@ class Planner:
         self.announce = announce
         # The folder of the service may itself be a link, as with systemd; in what lies below none is followed.
         self._folder = Path(os.path.realpath(config.state_dir)) / "plans"
+        #: Counts the changes of projects that were seen.
+        self.changes = 0
         self._fingerprints = Fingerprints()
-        self._fresh: dict[str, tuple[float, str]] = {}
-        self._plans: dict[str, Plan] = {}
-        self._failures: dict[str, tuple[float, InitializationError]] = {}
-        self._asked: dict[Path, tuple[float, dict[str, Any]]] = {}
+        self._sources: Recent[tuple[Path, Path | None], tuple[float, Source]] = Recent(REMEMBERED_ANSWERS)
+        self._inert: Recent[tuple[str, str], frozenset[str]] = Recent(REMEMBERED)
+        self._plans: Recent[str, Plan] = Recent(REMEMBERED)
+        self._failures: Recent[str, _Failure] = Recent(REMEMBERED)
+        self._asked: Recent[Path, tuple[float, dict[str, Any]]] = Recent(REMEMBERED_ANSWERS)
         self._turn = anyio.Lock()
 
     async def settings_for(self, database: Database, *, fresh: bool = False) -> Settings:
@@ -107,19 +142,36 @@ class Planner:
 
     async def plan_and_settings(self, database: Database, *, fresh: bool = False) -> tuple[Plan, Settings]:
         """As :meth:`plan_for`, with the settings that the plan was made for."""
-        settings = await self.settings_for(database, fresh=fresh)
+        settings, keys = await self._settings_and_keys(database, fresh)
         async with self._turn:
-            fingerprint = await self._fingerprint(settings, fresh)
-            name = _name(fingerprint, settings.project_dir)
-            plan = self._plans.get(name) or self._kept(fingerprint, settings)
+            name = _name(keys.parse, settings.project_dir)
+            plan = self._plans.get(name) or self._kept(keys.parse, settings)
             if plan is None:
-                plan = await self._parsed(fingerprint, settings, fresh)
+                plan = await self._parsed(keys, settings, fresh)
             self._plans[name] = plan
-        return plan, settings
+        return replace(plan, fingerprint=keys.whole), settings
+
+    async def fingerprint_for(self, database: Database, *, fresh: bool = False) -> str:
+        """The fingerprint of the plan that holds for this database, which needs no dbt even where the plan does."""
+        return (await self._settings_and_keys(database, fresh))[1].whole
+
+    async def look_at_projects(self, databases: Iterable[Database]) -> None:
+        """Let :attr:`changes` count what has changed in the projects of these databases."""
+        dbt = self.config.dbt
+        if not any(has_placeholder(str(path)) for path in (dbt.project_dir, dbt.profiles_dir)):
+            databases = list(islice(databases, 1))
+        environment = child_environment(dbt.env)
+        for database in databases:
+            project_dir, profiles_dir = (
+                render(path, database.workspace, database.path) for path in (dbt.project_dir, dbt.profiles_dir)
+            )
+            with suppress(InitializationError):  # whoever needs it will hear of it
+                async with self._turn:
+                    await self._source(Settings(project_dir, profiles_dir, str(dbt.python), {}, environment), True)
 
     def saved_parse(self, plan: Plan) -> Path:
         """Where dbt's own parse of that project is kept, so that the next process parses only what changed."""
-        return self._folder / f"{_name(plan.fingerprint, plan.project_dir)}.msgpack"
+        return self._folder / f"{_name(plan.parse_key, plan.project_dir)}.msgpack"
 
     def last_seconds(self) -> float | None:
         """How long the last initialization with these settings took, in seconds, for an estimate."""
@@ -133,77 +185,128 @@ class Planner:
         with suppress(OSError, InitializationError):
             write_atomically(self._folder / "last_seconds", f"{seconds:.2f}\n", durable=False)
 
-    async def _fingerprint(self, settings: Settings, fresh: bool) -> str:
+    async def _settings_and_keys(self, database: Database, fresh: bool) -> tuple[Settings, _Keys]:
+        settings = await self.settings_for(database, fresh=fresh)
+        async with self._turn:
+            source = await self._source(settings, fresh)
+            inert = await self._inert_in(source, settings)
+        return replace(settings, inert=inert), self._keys(source, settings, inert)
+
+    async def _source(self, settings: Settings, fresh: bool) -> Source:
+        place = (settings.project_dir, settings.profiles_dir)
+        known = self._sources.get(place)
+        if known is not None and not fresh and time.monotonic() - known[0] < FRESH_SECONDS:
+            return known[1]
+
+        def read() -> Source:
+            return self._fingerprints.read(
+                settings.project_dir,
+                profiles_dir=settings.profiles_dir,
+                python=settings.python,
+                search_path=settings.environment.get("PYTHONPATH"),
+            )
+
+        try:
+            source = await run_in_thread(read)
+        except InitializationError:
+            self.changes += known is not None
+            self._sources.pop(place, None)
+            raise
+        self.changes += known is not None and known[1].digest != source.digest
+        self._sources[place] = (time.monotonic(), source)
+        return source
+
+    async def _inert_in(self, source: Source, settings: Settings) -> frozenset[str]:
+        """The variables that the project's parse does not depend on."""
+        if not settings.variables:
+            return frozenset()
+        key = (source.digest, json.dumps({name: type(value).__name__ for name, value in settings.variables.items()}))
+        inert = self._inert.get(key)
+        if inert is None:
+
+            def judge() -> frozenset[str]:
+                try:
+                    return inert_variables(source.texts(), settings.variables)
+                except OSError:
+                    return frozenset()  # it is being changed
+
+            inert = self._inert[key] = await run_in_thread(judge)
+        return inert
+
+    def _keys(self, source: Source, settings: Settings, inert: frozenset[str]) -> _Keys:
         dbt, required = self.config.dbt, self.config.required
-        counts = {
-            "vars": dict(settings.variables),
-            "env": {name: settings.environment[name] for name in sorted(settings.environment) if name in dbt.env},
+        asked = {name for name in settings.environment if name in source.environment or name.startswith("DBT_")}
+        given = dbt.env.keys() & settings.environment.keys()
+        seen = asked | given if ANY in source.environment else asked
+        shared = {
             "target": dbt.target,
             "select": required.select,
             "tables": [table.model_dump() for table in required.tables],
             "database": self.config.watch.database,
+            "plan_format": PLAN_FORMAT,
         }
-        key = json.dumps([str(settings.project_dir), str(settings.profiles_dir), counts], default=str)
-        known = self._fresh.get(key)
-        if known is not None and not fresh and time.monotonic() - known[0] < FRESH_SECONDS:
-            return known[1]
 
-        def compute() -> str:
-            return self._fingerprints.of(
-                settings.project_dir,
-                profiles_dir=settings.profiles_dir,
-                python=settings.python,
-                settings=counts,
-            )
+        def key(variables: dict[str, Any], environment: Iterable[str]) -> str:
+            values = {name: settings.environment[name] for name in sorted(environment)}
+            return fingerprint(source, {**shared, "vars": variables, "env": values})
 
-        fingerprint = await run_in_thread(compute)
-        self._fresh[key] = (time.monotonic(), fingerprint)
-        return fingerprint
+        variables = dict(settings.variables)
+        # Of an inert one it counts that it is there: dbt refuses a project that asks for one that is not.
+        kinds = {name: {"inert": type(value).__name__} for name, value in variables.items() if name in inert}
+        return _Keys(key(variables, asked | given), key({**variables, **kinds}, seen))
 
-    def _kept(self, fingerprint: str, settings: Settings) -> Plan | None:
-        path = self._folder / f"{_name(fingerprint, settings.project_dir)}.json"
+    def _kept(self, key: str, settings: Settings) -> Plan | None:
+        path = self._folder / f"{_name(key, settings.project_dir)}.json"
         try:
             plan = plan_from_json(json.loads(path.read_text()))
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return plan if plan.fingerprint == fingerprint else None
+        return plan if plan.parse_key == key else None
 
-    async def _parsed(self, fingerprint: str, settings: Settings, fresh: bool) -> Plan:
-        name = _name(fingerprint, settings.project_dir)
+    async def _parsed(self, keys: _Keys, settings: Settings, fresh: bool) -> Plan:
+        name = _name(keys.parse, settings.project_dir)
         failed = self._failures.get(name)
-        if failed is not None and not (fresh and time.monotonic() - failed[0] > FAILURE_SECONDS):
-            raise copy.copy(failed[1])  # whoever catches it adds the path of his own database
+        if failed is not None:
+            # It may be the fault of one database's own variables, which others need not have.
+            others = keys.whole not in failed.tried and len(failed.tried) < TRIED_VARIABLES
+            if not others and not (fresh and time.monotonic() - failed.at > FAILURE_SECONDS):
+                raise copy.copy(failed.error)  # whoever catches it adds the path of his own database
         self.announce("Reading the dbt project…")
         try:
             try:
-                plan = await self._parse(fingerprint, settings, keep=True)
+                plan = await self._parse(keys.parse, settings, keep=True)
             except InitializationError as error:
                 if error.code not in ("disk_full", "permission_denied"):
                     raise
                 # The plan cache spares time, no more: without room for it the project is read elsewhere.
-                plan = await self._parse(fingerprint, settings, keep=False)
+                plan = await self._parse(keys.parse, settings, keep=False)
         except InitializationError as error:
             if not error.retryable:
-                self._failures[name] = (time.monotonic(), error)
+                tried = set() if failed is None else failed.tried
+                self._failures[name] = _Failure(error, time.monotonic(), {*tried, keys.whole})
             raise
         self._failures.pop(name, None)
         return plan
 
-    async def _parse(self, fingerprint: str, settings: Settings, *, keep: bool) -> Plan:
+    async def _parse(self, key: str, settings: Settings, *, keep: bool) -> Plan:
         """Let dbt read the project: in the plan cache, to ``keep`` what it makes, or in a temporary folder."""
-        name = _name(fingerprint, settings.project_dir)
+        required = self.config.required
+        saved = self._folder / f"{_name(key, settings.project_dir)}.msgpack"
         try:
             with self._scratch(keep=keep) as (folder, lock):
                 log_folder = (self._folder if keep else folder) / "logs"
                 log_folder.mkdir(exist_ok=True)
+                if keep:
+                    self._begin_with_latest(saved, settings.project_dir, folder)
                 answer = await run_job(
                     {
                         "job": "plan",
                         **settings.job(self.config),
-                        "select": list(self.config.required.select) if not self.config.required.tables else ["*"],
+                        "select": list(required.select) if not required.tables else [],
+                        "tables": [table.select for table in required.tables],
                         "work_dir": str(folder),
                         "database": str(folder / self.config.watch.database),
-                        "partial_parse": str(self._folder / f"{name}.msgpack") if keep else None,
+                        "partial_parse": str(saved) if keep else None,
                         "log_dir": str(log_folder),
                         "log_file": str(log_folder / "plan.log"),
                     },
@@ -216,14 +319,22 @@ class Planner:
             raise from_os_error(error, error.filename or self._folder, "use") from error
         plan = make_plan(
             answer,
-            fingerprint=fingerprint,
+            fingerprint=key,
             project_dir=str(settings.project_dir),
-            select=self.config.required.select,
-            explicit=[table.model_dump() for table in self.config.required.tables],
+            select=required.select,
+            explicit=[table.model_dump() for table in required.tables],
         )
         if keep:
             self._keep(plan)
         return plan
+
+    def _begin_with_latest(self, saved: Path, project_dir: Path, scratch: Path) -> None:
+        """Let dbt begin with its last parse of that project: it finds out by itself what of it has changed."""
+        with suppress(OSError, ValueError):
+            found = [path for path in self._folder.glob(f"{_place(project_dir)}-*.msgpack") if path != saved]
+            if not saved.exists():
+                latest = max(found, key=lambda path: path.stat().st_mtime)
+                shutil.copyfile(latest, scratch / saved.name).replace(saved)
 
     @contextmanager
     def _scratch(self, *, keep: bool) -> Iterator[tuple[Path, DatabaseLock | None]]:
@@ -248,7 +359,7 @@ class Planner:
     def _keep(self, plan: Plan) -> None:
         """Write the plan to the cache, which holds the latest few."""
         with suppress(OSError, InitializationError):
-            path = self._folder / f"{_name(plan.fingerprint, plan.project_dir)}.json"
+            path = self._folder / f"{_name(plan.parse_key, plan.project_dir)}.json"
             write_atomically(path, json.dumps(plan.to_json()), durable=False)
             others = (found for found in self._folder.glob("*.json") if found != path)
             plans = sorted(others, key=lambda found: found.stat().st_mtime)
@@ -277,6 +388,10 @@ def _give_up(lock: DatabaseLock) -> None:
     lock.release()
 
 
-def _name(fingerprint: str, project_dir: object) -> str:
+def _name(key: str, project_dir: object) -> str:
     """A plan names files of its project: a copy of the project elsewhere has a plan of its own."""
-    return hashlib.sha256(f"{fingerprint}\0{project_dir}".encode(errors="replace")).hexdigest()[:32]
+    return f"{_place(project_dir)}-{hashlib.sha256(key.encode()).hexdigest()[:24]}"
+
+
+def _place(project_dir: object) -> str:
+    return hashlib.sha256(str(project_dir).encode(errors="replace")).hexdigest()[:12]

@@ -31,10 +31,15 @@ def plan(job: Dict[str, Any], emit: Emit) -> Dict[str, Any]:
     gone = missing_seed(session.project_dir, session.raw_project)
     if gone is not None:
         raise gone
-    required = _selected(session, manifest, list(job.get("select") or []))
+    select, tables = list(job.get("select") or []), list(job.get("tables") or [])
+    required = [] if tables else _selected(session, select)
+    if not required and not tables:
+        raise _nothing_selected(session, manifest, select)
     return {
         "required": required,
+        "tables": [[] if each is None else _selected(session, [each]) for each in tables],
         **describe(manifest),
+        "vars": str(session.raw_project.get("vars") or ""),
         "project": session.project_name,
         "versions": versions(),
         "database_name": session.catalog,
@@ -59,23 +64,32 @@ def build(job: Dict[str, Any], emit: Emit) -> Dict[str, Any]:
     return {"built": built, "inputs": inputs, "versions": versions(), "warnings": session.warnings}
 
 
-def _selected(session: Session, manifest: Any, select: List[str]) -> List[str]:
-    project_file = session.project_dir / "dbt_project.yml"
-    found: List[str] = []
-    if select:
-        arguments = [f"--resource-type={kind}" for kind in KINDS]
-        arguments += ["--output", "json", "--output-keys", "unique_id", "--select", " ".join(select)]
-        outcome = session.invoke("ls", arguments)
-        if not outcome.success:
-            raise selection_error(outcome.exception, select, project_file)
-        found = sorted(json.loads(line)["unique_id"] for line in outcome.result or [])
-    if not found:
-        nodes = [node for node in manifest.nodes.values() if node.resource_type in KINDS]
-        seeds = ", ".join(sorted(node.name for node in nodes if node.resource_type == "seed")) or "none"
-        tags = ", ".join(sorted({tag for node in nodes for tag in node.tags})) or "none"
-        message = f"the selection {select!r} matches nothing in {session.project_name}"
-        raise JobError("selection_empty", f"{message}; its seeds: {seeds}; its tags: {tags}", path=project_file)
-    return found
+def _selected(session: Session, select: List[str]) -> List[str]:
+    """The unique ids of what dbt itself finds for a selection."""
+    if not select:
+        return []
+    arguments = [f"--resource-type={kind}" for kind in KINDS]
+    arguments += ["--output", "json", "--output-keys", "unique_id", "--select", " ".join(select)]
+    outcome = session.invoke("ls", arguments)
+    if not outcome.success:
+        raise selection_error(outcome.exception, select, session.project_dir / "dbt_project.yml")
+    return sorted(json.loads(line)["unique_id"] for line in outcome.result or [])
+
+
+def _nothing_selected(session: Session, manifest: Any, select: List[str]) -> JobError:
+    """An error that lists what there is to select, also what is disabled."""
+    there = list(manifest.nodes.values())
+    off = [node for nodes in manifest.disabled.values() for node in nodes]
+    seeds = [node.name for node in there if node.resource_type == "seed"]
+    seeds += [f"{node.name} (disabled)" for node in off if node.resource_type == "seed"]
+    tags = {tag for node in there if node.resource_type in KINDS for tag in node.tags}
+    off_tags = {tag for node in off if node.resource_type in KINDS for tag in node.tags} - tags
+    told = (
+        f"the selection {select!r} matches nothing in {session.project_name}",
+        f"its seeds: {', '.join(sorted(seeds)) or 'none'}",
+        f"its tags: {', '.join(sorted([*tags, *(f'{tag} (disabled)' for tag in off_tags)])) or 'none'}",
+    )
+    return JobError("selection_empty", "; ".join(told), path=session.project_dir / "dbt_project.yml")
 
 
 def _wanted(session: Session, manifest: Any, listed: List[Dict[str, Any]]) -> Dict[str, Any]:

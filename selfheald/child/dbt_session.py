@@ -44,7 +44,7 @@ from protocol import Emit, JobError
 _UNWANTED = (
     "FULL_REFRESH EMPTY SAMPLE DEFER DEFER_STATE DEFER_TO_STATE FAVOR_STATE STATE ARTIFACT_STATE_PATH "
     "STORE_FAILURES RESOURCE_TYPES EXCLUDE_RESOURCE_TYPES EVENT_TIME_START EVENT_TIME_END RECORDER_MODE "
-    "PARTIAL_PARSE_FILE_DIFF UPLOAD_TO_ARTIFACTS_INGEST_API"
+    "PARTIAL_PARSE_FILE_DIFF UPLOAD_TO_ARTIFACTS_INGEST_API TARGET PROFILE INTROSPECT"
 ).split()
 _MAX_WARNING = 400
 _MAX_WARNINGS = 50
@@ -76,7 +76,7 @@ class Session:
     def parse(self) -> Any:
         """dbt's manifest of the project. Nothing is written but in the work folder and the kept parse."""
         kept = self.job.get("partial_parse")
-        saved_parse.make_reusable(str(self.project_dir), self.database)
+        saved_parse.make_reusable(str(self.project_dir), self.database, self.job.get("inert_vars") or ())
         arguments = ["--partial-parse"]
         if kept and Path(kept).exists():
             arguments += ["--partial-parse-file-path", kept]

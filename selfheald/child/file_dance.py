@@ -14,6 +14,7 @@ import fcntl
 import os
 import stat
 import struct
+import sys
 import time
 from typing import Iterator
 
@@ -208,7 +209,8 @@ def _unlock(descriptor: int) -> None:
 
 
 def _set_lock(descriptor: int, kind: int, elsewhere: int) -> None:
-    if hasattr(fcntl, "F_OFD_SETLK"):
+    # Other systems may have the name too, and lay the structure out in their own way.
+    if sys.platform == "linux" and hasattr(fcntl, "F_OFD_SETLK"):
         # struct flock: type, whence, start, length (0: to the end, wherever that will be), pid.
         fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0))
     else:

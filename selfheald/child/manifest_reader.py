@@ -31,7 +31,15 @@ def describe(manifest: Any) -> Dict[str, Any]:
             }
             for uid, macro in own.items()
         },
-        "run_hooks": [node.raw_code for node in manifest.nodes.values() if node.resource_type == "operation"],
+        "run_hooks": [
+            {
+                "sql": node.raw_code,
+                "depends_on": list(node.depends_on_nodes),
+                "macros": sorted(uid for uid in node.depends_on.macros if uid in own),
+            }
+            for node in manifest.nodes.values()
+            if node.resource_type == "operation"
+        ],
     }
 
 

@@ -13,7 +13,7 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Collection, Iterator
 
 from dbt.artifacts.resources import FileHash
 from dbt.parser.manifest import ManifestLoader
@@ -23,18 +23,24 @@ _SHOWS_TARGET = re.compile(r"\btarget\b(?!\s*\.\s*(?:name|schema|database|type|t
 _PASSED_OVER = {"target", "logs", "node_modules", "__pycache__", "venv"}
 
 
-def make_reusable(project_dir: str, database: str) -> None:
-    """From now on, let dbt reuse a parse that was made for another database path, but not another folder."""
+def make_reusable(project_dir: str, database: str, inert: Collection[str] = ()) -> None:
+    """From now on, let dbt reuse a parse that was made for another database path, but not another folder.
+
+    ``inert`` are the variables that no parse of this project depends on: it counts that they are there.
+    """
     original = ManifestLoader.build_manifest_state_check
 
     def state_check(loader: Any) -> Any:
         credentials = loader.root_project.credentials
         hide = credentials.path == database and not _shows_path(Path(project_dir))
+        variables = loader.root_project.cli_vars
         if hide:
             credentials.path = "DATABASE_PATH"
+        loader.root_project.cli_vars = {k: "inert" if k in inert else v for k, v in variables.items()}
         try:
             state = original(loader)
         finally:
+            loader.root_project.cli_vars = variables
             if hide:
                 credentials.path = database
         # Nodes carry absolute paths: a copy of the project elsewhere must not load the original's seeds.
@@ -48,7 +54,9 @@ def make_reusable(project_dir: str, database: str) -> None:
 def sources(project_dir: Path, *endings: str) -> Iterator[Path]:
     """The files of a project and its packages that hold Jinja, or those with the given endings."""
     for place, folders, files in os.walk(project_dir):
-        folders[:] = sorted(name for name in folders if name not in _PASSED_OVER and not name.startswith("."))
+        if "dbt_project.yml" in files:
+            folders[:] = [name for name in folders if name not in _PASSED_OVER and not name.startswith(".")]
+        folders.sort()
         for name in sorted(files):
             if name.endswith(endings or (".sql", ".yml", ".yaml", ".md")):
                 yield Path(place, name)

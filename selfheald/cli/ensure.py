@@ -129,8 +129,7 @@ def _wants_quarantine(result: InitializationResult, json: bool) -> bool:
 
 async def _dry_run(database: Database, config: Config) -> Outlook:
     from selfheald.auto_initializer import read_here
-    from selfheald.initialization import Tools, existing_tables, inspect
-    from selfheald.plan import find_work
+    from selfheald.initialization import Tools, inspect, work_for
     from selfheald.planner import Planner
 
     with Progress(f"Checking {database}") as progress:
@@ -152,7 +151,7 @@ async def _dry_run(database: Database, config: Config) -> Outlook:
         database=str(database),
         plan=found.plan,
         missing=found.check.to_make,
-        work=find_work(found.plan, found.check.to_make, existing_tables(found.reading)),
+        work=work_for(found, config),
         variables=found.settings.variables,
         python=found.settings.python,
         target=config.dbt.target,

@@ -38,7 +38,7 @@ FLOORS = [
         crash_guard
         scan
         sight
-        plan project workspace backlog agenda retry config obstacle
+        plan project workspace backlog recent inert_variables agenda retry config obstacle
         config_text config_layers
         config_model
         config_file config_values config_places
@@ -157,3 +157,9 @@ def test_every_module_has_a_docstring(path: Path) -> None:
 def test_the_bundled_project_is_no_python_package() -> None:
     assert (ROOT / "dbt" / "dbt_project.yml").exists()
     assert not list((ROOT / "dbt").rglob("__init__.py")), "it would shadow dbt itself"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "child").glob("*.py")), ids=lambda path: path.stem)
+def test_the_child_is_written_in_an_old_python(path: Path) -> None:
+    """The grammar of the oldest interpreter that may run it; what it imports is looked at above."""
+    ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 9))

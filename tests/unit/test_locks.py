@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+import struct
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from selfheald import locks
 from selfheald.errors import ConcurrentInitializationError, InitializationError
 from selfheald.locks import DatabaseLock, Holder, command_line, held, holder
 
@@ -228,3 +230,16 @@ class TestDatabaseLock:
 
     def test_nobody_holds_what_is_not_there(self, tmp_path: Path) -> None:
         assert not held(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(("platform", "size", "kind_at", "pid_at"), [("linux", 32, 0, 24), ("darwin", 24, 20, 16)])
+def test_a_lock_is_laid_out_as_the_platform_s_kernel_has_it(
+    platform: str, size: int, kind_at: int, pid_at: int
+) -> None:
+    """Sizes and offsets are those of C compilers for 64-bit machines. Those of macOS were never tried on one."""
+    record = bytearray(locks.pack_lock(fcntl.F_WRLCK, platform))
+    assert len(record) == size
+    assert struct.unpack_from("h", record, kind_at) == (fcntl.F_WRLCK,)
+    struct.pack_into("h", record, kind_at, fcntl.F_RDLCK)
+    struct.pack_into("i", record, pid_at, 4242)
+    assert locks.unpack_lock(bytes(record), platform) == (fcntl.F_RDLCK, 4242)

@@ -449,3 +449,98 @@ def test_a_view_that_a_user_has_as_a_table_is_not_read_as_an_input() -> None:
     nodes = {uid: replace(node, code="from stg_levers") for uid, node in plan.nodes.items()}
     work = find_work(replace(plan, nodes=nodes), missing(plan, "pay"), {("main", "levers"), ("main", "stg_levers")})
     assert names(work) == ([], ["stg_levers", "pay"], [("main", "levers")])
+
+
+class TestWhatElseIsRead:
+    """Existing tables that no ``ref`` of a missing node's own tells of."""
+
+    THERE = frozenset({("main", "notes"), ("main", "levers"), ("raw", "s")})
+
+    def inputs(
+        self, code: str = "select 1", *, given: Mapping[str, Any] | None = None, sql: str = "", **changes: Any
+    ) -> list[Key]:
+        nodes = {"seed.p.levers": seed("levers"), "model.p.m": raw_node("m", tags=["foundation"], raw_code=code)}
+        plan = planned(nodes, **changes)
+        return list(find_work(plan, missing(plan, "m"), self.THERE, variables=given, other_sql=sql).inputs)
+
+    @pytest.mark.parametrize(
+        "code", ["select 1 {# of notes #}", "-- select * from notes\nselect 1", "select 1\n  -- from notes"]
+    )
+    def test_comments_are_not_read(self, code: str) -> None:
+        assert self.inputs(code) == []
+
+    def test_what_only_looks_like_a_comment_is_read(self) -> None:
+        assert self.inputs("select '--' as x from notes") == [("main", "notes")]
+
+    def test_run_hooks_and_what_they_refer_to(self) -> None:
+        hook = {
+            "sql": "insert into log {{ more() }}",
+            "depends_on": ["seed.p.levers", "source.p.s"],
+            "macros": ["macro.p.more"],
+        }
+        found = self.inputs(
+            run_hooks=[hook],
+            macros={"macro.p.more": {"sql": "select * from notes", "macros": []}},
+            sources={"source.p.s": {"schema": "raw", "identifier": "S"}},
+        )
+        assert found == sorted(self.THERE)
+
+    def test_run_hooks_count_only_where_something_is_run(self) -> None:
+        plan = planned(CHAIN, run_hooks=[{"sql": "select * from notes", "depends_on": [], "macros": []}])
+        assert find_work(plan, [], self.THERE) == Work((), (), ())
+
+    def test_sql_that_runs_before_dbt(self) -> None:
+        assert self.inputs(sql="create view v as from notes") == [("main", "notes")]
+
+    def test_names_in_variables_where_the_sql_asks_for_some(self) -> None:
+        asking = "select * from {{ var('table') }}"
+        assert self.inputs(asking, given={"table": "main.NOTES"}) == [("main", "notes")]
+        assert self.inputs(asking, vars="{'table': 'notes'}") == [("main", "notes")]
+        assert self.inputs(given={"table": "notes"}) == []
+
+
+class TestAnotherCatalog:
+    """A profile may attach further databases, and models may be made in them."""
+
+    NODES: Mapping[str, dict[str, Any]] = {
+        "model.p.far": raw_node("far", database="Archive", tags=["foundation"]),
+        "model.p.m": raw_node("m", database="Simulation", tags=["foundation"], depends_on=["model.p.far"]),
+    }
+
+    def test_what_is_made_there_is_neither_required_nor_run_nor_copied(self) -> None:
+        plan = planned(self.NODES, database_name="simulation")
+        assert [table.name for table in plan.required] == ["m"]
+        assert plan.warnings == ("model.p.far is selected but is made in Archive: it is no required table",)
+        assert names(find_work(plan, plan.required, {("main", "far_2")})) == ([], ["m"], [])
+        assert names(find_work(plan, plan.required, set())) == ([], ["m"], [])
+
+
+class TestExplicitSelections:
+    """Entries of ``required.tables`` whose select dbt has resolved."""
+
+    def test_the_one_table_that_was_matched_is_it(self) -> None:
+        tables = [["model.p.stg_levers", "model.p.pay"]]
+        plan = planned(CHAIN, [{"name": "x", "tier": "seed", "select": "tag:x"}], tables=tables)
+        assert [(table.name, table.tier) for table in plan.required] == [("pay", TableTier.SEED)]
+
+    def test_several_are_an_error_that_lists_them(self) -> None:
+        tables = [["model.p.benefits", "model.p.pay"]]
+        with pytest.raises(
+            InitializationError, match=r"gives model.p.benefits \(main.benefits\), model.p.pay"
+        ) as caught:
+            planned(CHAIN, [{"name": "x", "tier": "seed", "select": "tag:x"}], tables=tables)
+        assert caught.value.code == "config_invalid"
+
+    def test_a_name_that_two_tables_have_is_an_error(self) -> None:
+        nodes = {
+            "model.p.a": raw_node("a", alias="t", schema="one"),
+            "model.p.b": raw_node("b", alias="T", schema="two"),
+        }
+        with pytest.raises(InitializationError, match="means 2 tables: ") as caught:
+            planned(nodes, [{"name": "t", "tier": None}])
+        assert caught.value.code == "config_invalid"
+        assert planned(nodes, [{"name": "two.t", "tier": None}]).required[0].unique_id == "model.p.b"
+
+    def test_a_relation_s_name_comes_before_a_model_s(self) -> None:
+        nodes = {"model.p.a": raw_node("a", alias="b"), "model.p.b": raw_node("b", alias="c")}
+        assert planned(nodes, [{"name": "b", "tier": None}]).required[0].unique_id == "model.p.a"

@@ -6,13 +6,14 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fixtures.databases import PROJECT
 from fixtures.processes import run_python
 
 from selfheald.errors import InitializationError
-from selfheald.project import Fingerprints
+from selfheald.project import ANY, Fingerprints
 
 PYTHON = "/usr/bin/python3"
 
@@ -218,7 +219,7 @@ def test_a_file_that_may_not_be_read(open_path: Path, kind: str) -> None:
     code = (
         "import sys, pathlib\n"
         "from selfheald.errors import InitializationError\n"
-        "from selfheald.project import Fingerprints\n"
+        "from selfheald.project import ANY, Fingerprints\n"
         "become_nobody()\n"
         "try: Fingerprints().of(pathlib.Path(sys.argv[1]), profiles_dir=None, python='x', settings={})\n"
         "except InitializationError as error: print(error.code, error.path)\n"
@@ -227,3 +228,85 @@ def test_a_file_that_may_not_be_read(open_path: Path, kind: str) -> None:
         pytest.skip("files that one owns one can read again")
     assert run_python(code, open_path).split() == ["permission_denied", str(secret)]
     secret.chmod(0o755)
+
+
+OUTSIDE = {
+    "a folder that its paths lead to": ('model-paths: ["models", "../shared"]\n', "shared/m.sql"),
+    "an absolute one": ("packages-install-path: {folder}/installed\n", "installed/p/macros/m.sql"),
+}
+
+
+@pytest.mark.parametrize(("line", "file"), OUTSIDE.values(), ids=OUTSIDE.keys())
+def test_what_is_outside_the_project_counts(project: Path, tmp_path: Path, line: str, file: str) -> None:
+    edit_of = (tmp_path / file).write_text
+    (tmp_path / file).parent.mkdir(parents=True)
+    edit_of("select 1")
+    with (project / "dbt_project.yml").open("a") as stream:
+        stream.write(line.format(folder=tmp_path))
+    before = fingerprint(project)
+    edit_of("select 2")
+    assert fingerprint(project) != before
+
+
+def test_a_package_that_is_a_link_counts(project: Path, tmp_path: Path) -> None:
+    add("package/macros/m.sql", "one")(tmp_path)
+    (project / "dbt_packages").mkdir()
+    (project / "dbt_packages" / "package").symlink_to(tmp_path / "package")
+    before = fingerprint(project)
+    add("package/macros/m.sql", "two")(tmp_path)
+    assert fingerprint(project) != before
+
+
+@pytest.mark.parametrize("folder", ["target", "logs", ".hidden"])
+def test_a_folder_of_models_may_be_named_as_what_runs_leave(project: Path, folder: str) -> None:
+    before = fingerprint(project)
+    add(f"models/{folder}/m.sql", "select 1")(project)
+    assert fingerprint(project) != before
+
+
+def test_an_environment_within_the_project_does_not_count(project: Path) -> None:
+    before = fingerprint(project)
+    add("tools/env/pyvenv.cfg")(project)
+    add("tools/env/lib/x.py")(project)
+    assert fingerprint(project) == before
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "lib/python3.11/site-packages",
+        "lib64/python3.12/site-packages",
+        "lib/python3/dist-packages",
+        "local/lib/python3.11/dist-packages",
+    ],
+)
+@pytest.mark.parametrize("ending", ["dist-info", "egg-info"])
+def test_packages_are_found_where_interpreters_have_them(
+    project: Path, tmp_path: Path, place: str, ending: str
+) -> None:
+    python = tmp_path / "prefix" / "bin" / "python"
+    add("prefix/bin/python")(tmp_path)
+    link = tmp_path / "elsewhere" / "bin" / "python"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(python)
+    before = fingerprint(project, python=str(link))
+    (tmp_path / "prefix" / place / f"dbt_core-1.11.0.{ending}").mkdir(parents=True)
+    assert fingerprint(project, python=str(link)) != before
+
+
+def test_packages_in_the_search_path_count(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "extra" / "duckdb-2.0.0.dist-info").mkdir(parents=True)
+    known = Fingerprints()
+    options: dict[str, Any] = {"profiles_dir": None, "python": PYTHON}
+    before = known.read(project, **options)
+    assert known.read(project, **options, search_path=f"relative:{tmp_path / 'extra'}").digest != before.digest
+
+
+def test_the_environment_variables_that_a_project_asks_for_are_known(project: Path, profiles: Path) -> None:
+    (profiles / "profiles.yml").write_text("path: \"{{ env_var('DATABASE_PATH') }}\"\nkey: \"{{ env_var('KEY') }}\"")
+    add("models/m.sql", "{{ env_var( \"ONE\", 'x') }}")(project)
+    known = Fingerprints()
+    options: dict[str, Any] = {"profiles_dir": profiles, "python": PYTHON}
+    assert known.read(project, **options).environment == {"ONE", "KEY"}
+    add("macros/m.sql", "{% macro x(y) %}{{ env_var(y) }}{% endmacro %}")(project)
+    assert known.read(project, **options).environment == {"ONE", "KEY", ANY}
