@@ -60,6 +60,7 @@ def inert_variables(files: Mapping[str, str], variables: Mapping[str, Any]) -> f
     try:
         sql = [list(_blocks(text)) for name, text in files.items() if name.lower().endswith(".sql")]
         yaml = [list(_blocks(text)) for name, text in files.items() if name.lower().endswith((".yml", ".yaml"))]
+        yaml.append([block for value in variables.values() for block in _blocks(str(value))])  # dbt renders these too
         structure = _structural(sql)
         _require_literal_names([*sql, *yaml])
     except _Unclear:

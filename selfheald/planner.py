@@ -220,7 +220,11 @@ class Planner:
         """The variables that the project's parse does not depend on."""
         if not settings.variables:
             return frozenset()
-        key = (source.digest, json.dumps({name: type(value).__name__ for name, value in settings.variables.items()}))
+        # Of a value its Jinja counts, which dbt renders.
+        kinds = {
+            name: str(each) if "{" in str(each) else type(each).__name__ for name, each in settings.variables.items()
+        }
+        key = (source.digest, json.dumps(kinds))
         inert = self._inert.get(key)
         if inert is None:
 

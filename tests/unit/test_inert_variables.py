@@ -112,6 +112,14 @@ def test_tables_of_variables_count_and_so_do_names_that_are_no_words() -> None:
     assert inert_variables({"m.sql": "select 1"}, {"a": {"b": 1}, "c d": 1, "e": 1}) == {"e"}
 
 
+def test_a_value_may_name_another() -> None:
+    """dbt renders Jinja in the values of variables, too."""
+    files = {"m.sql": "{{ config(alias=var('w')) }} select '{{ var('v') }}', '{{ var('u') }}'"}
+    assert inert_variables(files, {"u": "x", "v": "y", "w": "a_{{ var('v') }}"}) == {"u"}
+    assert inert_variables(files, {"u": "x", "v": "y", "w": "a_{{ '{' }}"}) == {"u", "v"}
+    assert inert_variables(files, {"v": "y", "w": "{{ open"}) == set()
+
+
 def test_the_bundled_project_depends_on_none() -> None:
     files = {str(path): path.read_text() for ending in ("sql", "yml") for path in PROJECT.rglob(f"*.{ending}")}
     names = dict.fromkeys(("census_parquet_path", "simulation_year", "start_year"), "x")
