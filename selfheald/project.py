@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,15 +75,15 @@ class Fingerprints:
         ``search_path`` is that interpreter's PYTHONPATH. Raises ``dbt_project_missing`` if there is no
         ``dbt_project.yml``, ``permission_denied`` if a file cannot be read.
         """
-        if not (project_dir / _PROJECT_FILE).is_file():
-            raise InitializationError(
-                f"there is no dbt project in {project_dir}",
-                code="dbt_project_missing",
-                path=project_dir / _PROJECT_FILE,
-            )
         digest = hashlib.sha256()
         found: dict[Path, _File] = {}
         try:
+            if not (project_dir / _PROJECT_FILE).is_file():
+                raise InitializationError(
+                    f"there is no dbt project in {project_dir}",
+                    code="dbt_project_missing",
+                    path=project_dir / _PROJECT_FILE,
+                )
             for name, path in self._project_files(project_dir):
                 found[path] = self._file(path)
                 digest.update(f"{name}\0{found[path].digest}\n".encode(errors="replace"))
@@ -176,12 +177,8 @@ def _versions(python: str, search_path: str | None) -> list[str]:
     prefixes = {Path(python).parent.parent, Path(os.path.realpath(python)).parent.parent}
     libraries = [library for prefix in prefixes for pattern in _LIBRARIES for library in prefix.glob(pattern)]
     libraries += [Path(entry) for entry in (search_path or "").split(os.pathsep) if entry.startswith("/")]
-    return sorted(
-        {
-            found.name
-            for library in libraries
-            for name in _PACKAGES
-            for found in library.glob(f"{name}-*-info")
-            if found.suffix in (".dist-info", ".egg-info")
-        }
-    )
+    names: set[str] = set()
+    for library in libraries:
+        with suppress(PermissionError):  # what may not be looked at cannot be imported either
+            names |= {found.name for name in _PACKAGES for found in library.glob(f"{name}-*-info")}
+    return sorted(name for name in names if name.endswith((".dist-info", ".egg-info")))

@@ -310,3 +310,32 @@ def test_the_environment_variables_that_a_project_asks_for_are_known(project: Pa
     assert known.read(project, **options).environment == {"ONE", "KEY"}
     add("macros/m.sql", "{% macro x(y) %}{{ env_var(y) }}{% endmacro %}")(project)
     assert known.read(project, **options).environment == {"ONE", "KEY", ANY}
+
+
+def test_a_project_and_a_search_path_that_may_not_be_looked_at(open_path: Path) -> None:
+    """The one is told with its code, the other counts for nothing: it cannot be imported from either."""
+    if os.geteuid() != 0:
+        pytest.skip("folders that one owns one can look into")
+    closed = open_path / "closed"
+    shutil.copytree(PROJECT, closed / "project", ignore=shutil.ignore_patterns("target", "logs"))
+    shutil.copytree(PROJECT, open_path / "project", ignore=shutil.ignore_patterns("target", "logs"))
+    closed.chmod(0o700)
+    told = run_python(
+        """
+from pathlib import Path
+from selfheald.errors import InitializationError
+from selfheald.project import Fingerprints
+become_nobody()
+closed, project = map(Path, sys.argv[1:])
+read = Fingerprints().read
+path = f"{closed}/packages:{project}"
+assert read(project, profiles_dir=None, python="/usr/bin/python3", search_path=path).digest
+try:
+    read(closed / "project", profiles_dir=None, python="/usr/bin/python3")
+except InitializationError as error:
+    print(error.code)
+""",
+        closed,
+        open_path / "project",
+    )
+    assert told.split() == ["permission_denied"]
