@@ -26,6 +26,7 @@ from selfheald.file_header import BLOCKS_START, Header, not_regular, probe, unop
 from selfheald.read_only_files import ReadOnlyFiles
 from selfheald.spare import require_descriptors
 from selfheald.watched_file import Watched, watch_database
+from selfheald.workspace import is_reachable
 
 #: The name under which a database is attached while it is read.
 CATALOG = "checked"
@@ -83,7 +84,7 @@ def _look(path: Path, started: float) -> tuple[Reading, bool]:
     except (OSError, ValueError) as failure:
         if isinstance(failure, FileNotFoundError):
             # Without its folder a database does not exist; with it, it went away between two looks.
-            no_folder = not path.parent.exists()
+            no_folder = not is_reachable(path.parent)
             return replace(reading, identity=None, exists=False, certain=no_folder), no_folder
         if isinstance(failure, BlockingIOError):
             # Another process holds a lease on it, as a publishing does for a moment.

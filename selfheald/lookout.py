@@ -34,6 +34,7 @@ from selfheald.watch import (
     only_error,
     topmost,
 )
+from selfheald.workspace import is_reachable
 
 #: Seconds within which a new watch must have proved itself, and one that has run for long.
 PROOF_SECONDS = 5.0
@@ -331,7 +332,7 @@ class Lookout:
             self._watcher.unreadable = self._unreadable
 
     def _roots_there(self) -> list[Path]:
-        return [root for root in self.roots if root.is_dir()]
+        return [root for root in self.roots if is_reachable(root)]
 
     def _identities(self) -> list[tuple[int, int] | None]:
         return list(map(folder_identity, self.roots))

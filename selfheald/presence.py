@@ -17,7 +17,7 @@ from selfheald.errors import InitializationError, from_os_error
 from selfheald.initialization_state import iso_time
 from selfheald.locks import DatabaseLock, held
 from selfheald.marker import installed_version
-from selfheald.workspace import PRIVATE_FOLDER, write_atomically
+from selfheald.workspace import PRIVATE_FOLDER, is_reachable, write_atomically
 
 LOCK, RECORD = "daemon.lock", "daemon.json"
 #: Seconds for which a lock may be refused: a client that asks who watches holds it for an instant.
@@ -45,7 +45,7 @@ class Presence:
     def renew(self) -> None:
         """Claim again a root that was deleted and made anew: the lock that we hold is on a file that is gone."""
         for root in self.roots:
-            if not root.is_dir() or _is_at(self.locks[root]):
+            if not is_reachable(root) or _is_at(self.locks[root]):
                 continue
             with suppress(InitializationError, OSError):
                 make_private_folder(root / PRIVATE_FOLDER)
@@ -87,7 +87,9 @@ def claim(roots: Sequence[Path], database: str, exclude: Sequence[str], attempts
     naming the other daemon where one watches the root, or a folder above it, already.
     """
     for root in roots:
-        if not root.is_dir():
+        if not is_reachable(root):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                _require_passable(root)
             what = "is not a folder" if root.exists() else "does not exist"
             raise InitializationError(
                 f"the root {root} {what}",
@@ -103,6 +105,14 @@ def claim(roots: Sequence[Path], database: str, exclude: Sequence[str], attempts
     finally:
         for lock in presence.locks.values():
             lock.release()
+
+
+def _require_passable(root: Path) -> None:
+    """Raise ``permission_denied`` if a folder above the root may not be passed."""
+    try:
+        root.stat()
+    except PermissionError as error:
+        raise from_os_error(error, root, "use") from error
 
 
 def daemon_record(root: Path) -> dict[str, Any]:

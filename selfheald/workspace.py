@@ -142,6 +142,11 @@ def resolve_database(given: str | os.PathLike[str] | None, name: str = DATABASE_
     return Database.at(path)
 
 
+def is_reachable(folder: Path) -> bool:
+    """True if the folder is there, and none above is closed to us: then ``Path.is_dir`` raises (before Python 3.14)."""
+    return os.path.isdir(folder)
+
+
 def is_under(path: Path, root: Path) -> bool:
     """True if ``path`` is ``root`` or lies below it. Both absolute and normal."""
     top = os.fspath(root)

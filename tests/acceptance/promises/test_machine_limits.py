@@ -140,3 +140,31 @@ def test_no_process_can_be_started(site: Site, figures: Figures) -> None:
             healed(database)
         survived += 1
     figures.tell(6, "no more processes for the user", tried=ROUNDS, survived=survived)
+
+
+def test_a_folder_above_the_root_that_is_closed(site: Site, place: Path, figures: Figures) -> None:
+    """Its daemon sees nothing then, and lives; another is not begun there."""
+    survived = 0
+    for number in range(ROUNDS):
+        databases = [site.complete(f"above-complete-{number}"), site.incomplete(f"above-incomplete-{number}")]
+        for database in databases:
+            os.chown(database.parent, STRANGER, STRANGER)
+            os.chown(database, STRANGER, STRANGER)
+        ready = site.show(databases[0])
+        healed(ready)
+        os.chown(place, 0, 0)
+        place.chmod(0o700)
+        try:
+            later = site.show(databases[1])
+            calm(site.daemon)
+            assert valid_marker(ready) is not None
+            refused = site.selfheald.run("run", site.root)
+            assert refused.returncode == 1, refused.stderr
+            error, _ = two_lines(refused.stderr)
+            assert error.startswith("error[permission_denied]"), error
+        finally:
+            os.chown(place, STRANGER, STRANGER)
+            place.chmod(0o755)
+        healed(later)
+        survived += 1
+    figures.tell(6, "a folder above the root that is closed", tried=ROUNDS, survived=survived)
