@@ -149,7 +149,7 @@ def test_a_daemon_that_is_stopped(root: Path, selfheald: Selfheald, settings: di
     database = own_database(root / "workspace")
     limit = 3.0
     with selfheald.daemon(root, DBT__PRE_SQL=ENDLESS, DBT__TIMEOUT=limit, **settings) as daemon:
-        child = wait_for(lambda: _child(daemon, "build"), what=daemon.told)
+        child = wait_for(lambda: _at_work(daemon, database), what=daemon.told)
         began = time.monotonic()
         os.kill(daemon.pid, signal.SIGSTOP)
         try:
@@ -173,7 +173,7 @@ def test_a_daemon_that_is_stopped_for_a_moment(root: Path, selfheald: Selfheald,
     """Its child comes to its end meanwhile; nothing is published, nothing is ready before it goes on, and then all."""
     database = own_database(root / "workspace")
     with selfheald.daemon(root, **settings) as daemon:
-        child = wait_for(lambda: _child(daemon, "build"), what=daemon.told)
+        child = wait_for(lambda: _at_work(daemon, database), what=daemon.told)
         os.kill(daemon.pid, signal.SIGSTOP)
         try:
             wait_for(lambda: not arguments(child)[0], what="the child does not end")
@@ -246,6 +246,12 @@ def _has_no_request(database: Database) -> bool:
 
 def _has_no_staging(database: Path) -> bool:
     return not staging_left(database)
+
+
+def _at_work(daemon: Daemon, database: Path) -> int | None:
+    """The daemon's child that builds, once it has been told what: dbt writes its log then."""
+    begun = any((database.parent / ".selfheald" / "logs").glob("*/dbt.log"))
+    return _child(daemon, "build") if begun else None
 
 
 def _child(daemon: Daemon, job: str) -> int | None:
