@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from processes import DEADLINE, EXAMPLES, NAME, Daemon, Selfheald
+from fixtures.waiting import DEADLINE
+from processes import EXAMPLES, NAME, Daemon, Selfheald
 
 Copied = Callable[[Path], Path]
 

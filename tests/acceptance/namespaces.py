@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from processes import DEADLINE, Daemon, Selfheald, wait_for
+from fixtures.waiting import DEADLINE, wait_for
+from processes import Daemon, Selfheald
 
 
 class Shell:

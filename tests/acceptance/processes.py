@@ -11,21 +11,17 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import duckdb
+from fixtures.waiting import DEADLINE, wait_for
 
 from selfheald.client import marker_path, read_record, status_path, valid_marker
 
-#: Seconds in which whatever a test waits for must have come, on a machine that is busy with other things.
-DEADLINE = 45.0
-#: Seconds between two looks.
-PAUSE = 0.02
 NAME = "simulation.duckdb"
 OWN_PROJECT = Path(__file__).parents[1] / "projects" / "own_project"
 STAFFING_PROJECT = OWN_PROJECT.with_name("staffing_project")
@@ -48,34 +44,6 @@ connection.close()
 
 Record = dict[str, Any]
 Found = TypeVar("Found")
-
-
-def pause() -> None:
-    """Between two looks, and nowhere else."""
-    threading.Event().wait(PAUSE)
-
-
-def wait_for(predicate: Callable[[], Found | None], deadline: float = DEADLINE, what: object = "") -> Found:
-    """Look until the predicate gives something true, and return it; fail after ``deadline`` seconds.
-
-    ``what`` is told then; if it can be called, its answer is.
-    """
-    end = time.monotonic() + deadline
-    while True:
-        found = predicate()
-        if found:
-            return found
-        if time.monotonic() > end:
-            raise AssertionError(f"not within {deadline:g} s: {what() if callable(what) else what}")
-        pause()
-
-
-def throughout(seconds: float, predicate: Callable[[], object], what: object = "") -> None:
-    """Fail as soon as the predicate gives something false."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        assert predicate(), what() if callable(what) else what
-        pause()
 
 
 class Selfheald:

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import duckdb
 import pytest
 from conftest import Copied
-from processes import DEADLINE, NAME, Daemon, Record, Running, Selfheald, change, snapshot, status, wait_for
+from fixtures.waiting import DEADLINE, wait_for
+from processes import NAME, Daemon, Record, Running, Selfheald, change, snapshot, status
 from projects import Fixed, copy_project, fixed, told, two_lines
 
 ROOT = Path(__file__).parents[2]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Copied
+from fixtures.waiting import wait_for
 from processes import (
     ENDLESS,
     MODELS,
@@ -26,7 +27,6 @@ from processes import (
     marker,
     snapshot,
     status,
-    wait_for,
     wait_until_marked,
 )
 

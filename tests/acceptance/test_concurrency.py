@@ -14,21 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import (
-    DEADLINE,
-    ENDLESS,
-    NAME,
-    REQUIRED,
-    Record,
-    Running,
-    Selfheald,
-    children,
-    digests,
-    marker,
-    members,
-    status,
-    wait_for,
-)
+from fixtures.waiting import DEADLINE, wait_for
+from processes import ENDLESS, NAME, REQUIRED, Record, Running, Selfheald, children, digests, marker, members, status
 from projects import NOTES, OWN_TABLES, copy_project, fixed, own_database, staging_left, tables, told
 
 from selfheald.config import bundled_project_dir

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Copied
+from fixtures.waiting import throughout, wait_for
 from processes import (
     ENDLESS,
     NAME,
@@ -28,8 +29,6 @@ from processes import (
     members,
     snapshot,
     status,
-    throughout,
-    wait_for,
     wait_until_marked,
 )
 

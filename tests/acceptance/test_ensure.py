@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shlex
 import subprocess
@@ -12,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import DEADLINE, NAME, Selfheald, change, holding, rows, status
+from fixtures.processes import pinned_python
+from fixtures.waiting import DEADLINE
+from processes import NAME, Selfheald, change, holding, rows, status
 from projects import copy_project, error_block, own_database, staging_left, tables
 
 #: A folder with what breaks things in SQL, shells, YAML and Jinja; dbt's variables hold it too.
 ODD = """it's "odd" größe 100% {x} {{ y }} $HOME `id` & [z]: -"""
-PYTHONS = {"these": sys.executable, "pinned": os.environ.get("SELFHEALD_TEST_PINNED", "")}
 SECRET = "s3cret 'token'"
 _STARTED = re.compile(r"\d+ of \d+ START (?:\w+ )+\w+\.(\w+) ")
 
@@ -115,13 +115,11 @@ def test_a_dry_run_tells_all_and_changes_nothing(project: Path, tmp_path: Path, 
     assert tree(tmp_path / "w", project) == before
 
 
-@pytest.mark.parametrize("name", PYTHONS)
+@pytest.mark.parametrize("name", ["these", "pinned"])
 def test_kept_staging_fails_in_the_same_way_until_the_model_is_mended(
     name: str, tmp_path: Path, selfheald: Selfheald
 ) -> None:
-    python = PYTHONS[name]
-    if not python:
-        pytest.skip("SELFHEALD_TEST_PINNED names no Python with the pinned versions")
+    python = sys.executable if name == "these" else pinned_python()
     project, database = copy_project(tmp_path / "project"), tmp_path / ODD / NAME
     database.parent.mkdir()
     model = project / "models/mart/dim_regions.sql"

@@ -15,17 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import (
-    DEADLINE,
-    Daemon,
-    Record,
-    Running,
-    Selfheald,
-    children,
-    members,
-    status,
-    wait_for,
-)
+from fixtures.waiting import DEADLINE, wait_for
+from processes import Daemon, Record, Running, Selfheald, children, members, status
 from projects import NOTES, OWN_TABLES, copy_project, error_block, fixed, own_database, staging_left, tables, told
 
 from selfheald.marker import read_history

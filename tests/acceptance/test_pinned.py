@@ -15,9 +15,9 @@ from pathlib import Path
 import duckdb
 import pytest
 from fixtures.generated_project import write_project
+from fixtures.waiting import DEADLINE, wait_for
 from plain_dbt import by_hand, contents
 from processes import (
-    DEADLINE,
     EXAMPLES,
     MODELS,
     NAME,
@@ -31,7 +31,6 @@ from processes import (
     running,
     status,
     steps_of,
-    wait_for,
 )
 
 from selfheald.client import read_record

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from processes import Daemon, Selfheald, change, digests, marker, wait_for, wait_until_marked
+from fixtures.waiting import wait_for
+from processes import Daemon, Selfheald, change, digests, marker, wait_until_marked
 from projects import NOTES, OWN_TABLES, copy_project, own_database, tables
 
 from selfheald.client import valid_marker

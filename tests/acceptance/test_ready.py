@@ -13,8 +13,8 @@ from typing import Any
 import duckdb
 import pytest
 from conftest import Copied
+from fixtures.waiting import DEADLINE, throughout, wait_for
 from processes import (
-    DEADLINE,
     NAME,
     OWN_PROJECT,
     REQUIRED,
@@ -32,8 +32,6 @@ from processes import (
     snapshot,
     status,
     steps_of,
-    throughout,
-    wait_for,
     wait_until_marked,
     watched_locks,
 )

@@ -8,18 +8,8 @@ from typing import Any
 
 import pytest
 from conftest import Copied
-from processes import (
-    Selfheald,
-    change,
-    digests,
-    holding,
-    marker,
-    rows,
-    snapshot,
-    status,
-    wait_for,
-    wait_until_marked,
-)
+from fixtures.waiting import wait_for
+from processes import Selfheald, change, digests, holding, marker, rows, snapshot, status, wait_until_marked
 
 from selfheald.client import valid_marker
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 from conftest import Copied
+from fixtures.waiting import DEADLINE, wait_for
 from processes import (
-    DEADLINE,
     ENDLESS,
     EXAMPLES,
     NAME,
@@ -30,7 +30,6 @@ from processes import (
     members,
     running,
     status,
-    wait_for,
 )
 
 ESCAPE = "\x1b"

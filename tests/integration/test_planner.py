@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from child_process import run
+from fixtures.processes import pinned_python
 
 from selfheald.config import load_config
 from selfheald.errors import InitializationError
@@ -53,12 +53,7 @@ def write(folder: Path, files: dict[str, str]) -> Path:
 @pytest.fixture(scope="module", params=["own", pytest.param("pinned", marks=pytest.mark.pinned)])
 def python(request: pytest.FixtureRequest) -> str:
     """The interpreter whose dbt reads the project."""
-    if request.param == "own":
-        return sys.executable
-    named = os.environ.get("SELFHEALD_TEST_PINNED")
-    if not named:
-        pytest.skip("SELFHEALD_TEST_PINNED names no interpreter")
-    return named
+    return sys.executable if request.param == "own" else pinned_python()
 
 
 @pytest.fixture(scope="module")

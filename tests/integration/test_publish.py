@@ -23,6 +23,7 @@ from typing import Any
 
 import pytest
 from fixtures.publishing import CHILD, DEADLINE, DUCK, RUNNER, Duck, House, Talk, make_live
+from fixtures.waiting import wait_for
 
 ROUNDS = int(os.environ.get("SELFHEALD_TEST_ROUNDS", "10"))
 
@@ -334,10 +335,7 @@ def test_replaced_file_stays_locked_while_somebody_has_it_open(simple: House) ->
     simple.database.touch()
     with simple.database.open("rb+") as early:
         child = simple.start()
-        until = time.monotonic() + DEADLINE
-        while not _is_free(simple.database, early.fileno()):
-            assert time.monotonic() < until
-            time.sleep(0.01)
+        wait_for(lambda: _is_free(simple.database, early.fileno()))
         with pytest.raises(BlockingIOError):
             fcntl.lockf(early, fcntl.LOCK_EX | fcntl.LOCK_NB)
     assert child.hear_event("result", "error")["outcome"] == "published"
@@ -750,9 +748,7 @@ def test_commit_between_duckdbs_look_and_its_lock_is_kept(simple: House) -> None
     child = Talk(str(CHILD), "publish", before=slow, stderr=subprocess.DEVNULL, start_new_session=True)
     child.tell(simple.job)
     child.hear_event("step")
-    until = time.monotonic() + DEADLINE
-    while not _has_open_for_writing(child.process.pid, simple.database) and time.monotonic() < until:
-        time.sleep(0.01)
+    wait_for(lambda: _has_open_for_writing(child.process.pid, simple.database))
     simple.live("INSERT INTO old SELECT -1, 'late' FROM range(500)")
     answer = child.hear_event("result", "error")
     child.end()

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fixtures.figures import scaled
-from processes import NAME, OWN_PROJECT, Daemon, Record, Selfheald, cpu_seconds, rows, status, throughout, wait_for
+from fixtures.waiting import throughout, wait_for
+from processes import NAME, OWN_PROJECT, Daemon, Record, Selfheald, cpu_seconds, rows, status
 from projects import NOTES, OWN_TABLES, own_database, staging_left, tables
 
 from selfheald.client import marker_path, request_path, valid_marker

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from processes import DEADLINE, Daemon, Record, arguments, children, digests, lock_on, status, steps_of, wait_for
+from fixtures.waiting import DEADLINE, wait_for
+from processes import Daemon, Record, arguments, children, digests, lock_on, status, steps_of
 
 from selfheald.client import file_identity, read_record, valid_marker
 from selfheald.locks import held

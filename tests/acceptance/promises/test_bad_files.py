@@ -26,8 +26,9 @@ from conftest import Copied
 from fixtures.damaged_files import DEADLY, SLOW, damaged, make_checksums_right, nested_wal, quiet
 from fixtures.databases import REQUIRED, corrupt_database, ready_database
 from fixtures.figures import Figures, scaled
-from fixtures.processes import run_python
-from processes import DEADLINE, NAME, Selfheald, status, wait_for
+from fixtures.processes import pinned_python, run_python
+from fixtures.waiting import DEADLINE, wait_for
+from processes import NAME, Selfheald, status
 
 from selfheald.client import valid_marker
 from selfheald.crash_guard import unfinished
@@ -130,12 +131,7 @@ class Worker:
 @pytest.fixture(params=["newest", "pinned"])
 def python(request: pytest.FixtureRequest) -> str:
     """The interpreters with the newest DuckDB and with the oldest."""
-    if request.param == "newest":
-        return sys.executable
-    pinned = os.environ.get("SELFHEALD_TEST_PINNED")
-    if not pinned:
-        pytest.skip("SELFHEALD_TEST_PINNED names no Python with the pinned versions")
-    return pinned
+    return sys.executable if request.param == "newest" else pinned_python()
 
 
 def _until_certain(reader: Worker, database: Path) -> Any:

@@ -13,18 +13,8 @@ import duckdb
 import pytest
 from conftest import Copied
 from fixtures.figures import SOAK, Figures
-from processes import (
-    DEADLINE,
-    NAME,
-    Daemon,
-    Selfheald,
-    change,
-    members,
-    rows,
-    status,
-    wait_for,
-    wait_until_marked,
-)
+from fixtures.waiting import DEADLINE, wait_for
+from processes import NAME, Daemon, Selfheald, change, members, rows, status, wait_until_marked
 from projects import Fixed, copy_project, fixed, own_database
 
 from selfheald.client import daemon_root, drop_request, valid_marker, wait_until_ready

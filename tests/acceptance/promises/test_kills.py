@@ -18,8 +18,10 @@ from typing import Any
 
 import pytest
 from fixtures.figures import Figures, scaled
+from fixtures.processes import pinned_python
+from fixtures.waiting import DEADLINE, wait_for
 from killing import TOKEN, Digests, Finding, Site, Tally, choose_moment, copy_family, is_up
-from processes import DEADLINE, NAME, Selfheald, digests, wait_for, wait_until_marked
+from processes import NAME, Selfheald, digests, wait_until_marked
 from projects import copy_project
 
 from selfheald.client import drop_request, valid_marker
@@ -82,11 +84,7 @@ def execute(python: str, database: Path, sql: str, *, closed: bool = True) -> No
 @pytest.fixture(scope="module", params=["newest", pytest.param("pinned", marks=pytest.mark.pinned)])
 def kit(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Kit:
     """The cases, and what undisturbed initializations make of them."""
-    python = sys.executable
-    if request.param == "pinned":
-        python = os.environ.get("SELFHEALD_TEST_PINNED", "")
-        if not python:
-            pytest.skip("SELFHEALD_TEST_PINNED names no Python with the pinned versions")
+    python = sys.executable if request.param == "newest" else pinned_python()
     folder = tmp_path_factory.mktemp(request.param)
     state_dir = folder / "state"
     settings = {

@@ -13,22 +13,9 @@ from typing import Any
 
 import pytest
 from fixtures.figures import Figures, scaled
+from fixtures.waiting import DEADLINE, throughout, wait_for
 from killing import TOKEN, marked_processes
-from processes import (
-    DEADLINE,
-    ENDLESS,
-    NAME,
-    Daemon,
-    Selfheald,
-    arguments,
-    change,
-    children,
-    marker,
-    status,
-    throughout,
-    wait_for,
-    wait_until_marked,
-)
+from processes import ENDLESS, NAME, Daemon, Selfheald, arguments, change, children, marker, status, wait_until_marked
 from projects import NOTES, OWN_TABLES, copy_project, own_database, staging_left, tables
 
 from selfheald.dbt_host import OVERTIME_SECONDS

@@ -19,7 +19,8 @@ import duckdb
 import pytest
 import restless
 from fixtures.figures import Figures, scaled
-from processes import DEADLINE, ENDLESS, NAME, Daemon, Selfheald, cpu_seconds, status, wait_for, wait_until_marked
+from fixtures.waiting import DEADLINE, wait_for
+from processes import ENDLESS, NAME, Daemon, Selfheald, cpu_seconds, status, wait_until_marked
 from projects import copy_project, own_database
 
 from selfheald.client import drop_request, file_identity, valid_marker

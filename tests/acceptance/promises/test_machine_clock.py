@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from faults import QUICK, Site, calm, finished_in, healed
 from fixtures.figures import Figures, scaled
+from fixtures.waiting import wait_for
 from machine import Clock
-from processes import Selfheald, change, children, marker, status, wait_for
+from processes import Selfheald, change, children, marker, status
 
 from selfheald.client import valid_marker
 

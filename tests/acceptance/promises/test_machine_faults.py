@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 from faults import QUICK, ROUNDS, Site, calm, finished_in, healed, told, untouched
 from fixtures.figures import Figures, scaled
+from fixtures.waiting import wait_for
 from machine import MB, Disk, disk, limited, open_files, private_mounts
-from processes import NAME, Selfheald, children, rows, status, wait_for
+from processes import NAME, Selfheald, children, rows, status
 from projects import NOTES, OWN_TABLES, copy_project, own_database, staging_left, tables, two_lines
 
 from selfheald.client import marker_path, valid_marker

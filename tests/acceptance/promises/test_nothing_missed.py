@@ -15,15 +15,9 @@ from pathlib import Path
 import pytest
 from conftest import Copied
 from fixtures.figures import Figures, scaled
+from fixtures.waiting import DEADLINE, wait_for
 from namespaces import daemon_in, namespaces
-from processes import (
-    DEADLINE,
-    NAME,
-    Daemon,
-    Selfheald,
-    wait_for,
-    wait_until_marked,
-)
+from processes import NAME, Daemon, Selfheald, wait_until_marked
 
 from selfheald.client import valid_marker
 from selfheald.presence import daemon_record

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from conftest import Copied
 from fixtures.figures import Figures
-from processes import ENDLESS, NAME, Daemon, Selfheald, change, holding, marker, snapshot, status, wait_for
+from fixtures.waiting import wait_for
+from processes import ENDLESS, NAME, Daemon, Selfheald, change, holding, marker, snapshot, status
 
 #: The command, killed before a certain one of its renames.
 KILLED = """

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from processes import DEADLINE, NAME, Selfheald, wait_for
+from fixtures.waiting import DEADLINE, wait_for
+from processes import NAME, Selfheald
 from projects import copy_project, two_lines
 
 ROOT = Path(__file__).parents[3]
