@@ -17,22 +17,9 @@ import anyio
 from selfheald.client import file_identity
 from selfheald.config import Config, load_config
 from selfheald.errors import ConcurrentInitializationError, InitializationError
-from selfheald.initialization import (
-    BUSY_SECONDS,
-    BusyError,
-    Inspection,
-    StartOverError,
-    Tools,
-    adopt,
-    clean_up,
-    in_stoppable_thread,
-    initialize,
-    inspect,
-    is_adoptable,
-    is_fresh,
-    put_status_right,
-)
+from selfheald.initialization import BUSY_SECONDS, BusyError, StartOverError, clean_up, in_stoppable_thread, initialize
 from selfheald.initialization_state import InitializationResult, InitializationState, RequiredTable
+from selfheald.inspection import Inspection, Tools, adopt, inspect, is_adoptable, is_fresh, put_status_right
 from selfheald.locks import Holder
 from selfheald.marker import OnWrite, Status
 from selfheald.planner import Planner

@@ -22,20 +22,9 @@ from selfheald.crash_guard import CrashGuard
 from selfheald.decision import Decision
 from selfheald.errors import ConcurrentInitializationError, InitializationError, from_os_error, is_shortage
 from selfheald.guarded_reader import GuardedReader
-from selfheald.initialization import (
-    BusyError,
-    Inspection,
-    StartOverError,
-    Tools,
-    adopt,
-    clean_up,
-    initialize,
-    inspect,
-    is_fresh,
-    look,
-    put_status_right,
-)
+from selfheald.initialization import BusyError, StartOverError, clean_up, initialize
 from selfheald.initialization_state import InitializationState, iso_time
+from selfheald.inspection import Inspection, Tools, adopt, inspect, is_fresh, look, put_status_right
 from selfheald.locks import Holder
 from selfheald.log import event_log
 from selfheald.marker import (

@@ -10,8 +10,8 @@ from typing import Any
 import anyio
 
 from selfheald.errors import InitializationError
-from selfheald.initialization import Inspection
 from selfheald.initialization_state import iso_time
+from selfheald.inspection import Inspection
 from selfheald.locks import held
 from selfheald.log import event_log
 from selfheald.marker import Status, finish_request, has_request

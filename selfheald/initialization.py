@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,16 +15,16 @@ import anyio
 
 from selfheald.attempt import Attempt, RetryRule
 from selfheald.catalog import fold
-from selfheald.client import valid_marker
 from selfheald.config import Config
 from selfheald.dbt_host import rename_in, run_job
 from selfheald.errors import ConcurrentInitializationError, InitializationError, from_os_error
-from selfheald.initialization_state import InitializationResult, InitializationState, iso_time
+from selfheald.initialization_state import InitializationResult
+from selfheald.inspection import Inspection, Tools, adopt, inspect, is_adoptable, look, work_for
 from selfheald.locks import DatabaseLock, Holder
 from selfheald.log import event_log
-from selfheald.marker import Status, log_folder, outlived_a_tick, read_status, remove_marker, write_marker
-from selfheald.plan import Plan, Work, find_work
-from selfheald.planner import Planner, Settings
+from selfheald.marker import Status, log_folder, remove_marker
+from selfheald.plan import Work
+from selfheald.planner import Settings
 from selfheald.reproduction import PRIVATE_FILE, reproduction
 from selfheald.spare import require_descriptors
 from selfheald.staging import (
@@ -36,12 +36,11 @@ from selfheald.staging import (
     require_space,
     write_private,
 )
-from selfheald.table_checker import CheckResult, Reading, copy_in_child, judge
+from selfheald.table_checker import copy_in_child
 from selfheald.threads import run_in_thread
 from selfheald.workspace import Database, Folder, ensure_private_folder, open_folder
 
 Result = TypeVar("Result")
-Reader = Callable[[Path], Awaitable[Reading]]
 
 #: Seconds between two looks at something that is busy.
 BUSY_SECONDS = 0.2
@@ -63,33 +62,6 @@ class BusyError(Exception):
 
 class StartOverError(Exception):
     """The database changed meanwhile: nothing was published, look at it anew."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tools:
-    """What every initialization needs. ``read`` looks at a database without its lock."""
-
-    config: Config
-    planner: Planner
-    read: Reader
-
-
-@dataclass(frozen=True, slots=True)
-class Inspection:
-    """What a database was found to be, and against which plan."""
-
-    plan: Plan
-    settings: Settings
-    check: CheckResult
-
-    @property
-    def reading(self) -> Reading:
-        return self.check.reading
-
-    @property
-    def is_new(self) -> bool:
-        """True if there is no database yet, or only a zero-byte file that asks for one."""
-        return not self.reading.exists or self.reading.empty
 
 
 async def initialize(
@@ -122,10 +94,8 @@ async def initialize(
         raise
     except InitializationError as error:
         result = attempted.failed(error)
-        if (
-            work is not None and work.kept_in is not None and work.kept_in.is_dir()
-        ):  # for the person at the terminal alone, not for the records
-            error.hint = "\n".join([error.hint, *work.kept])
+        if work is not None:  # for the person at the terminal alone, not for the records
+            error.hint = "\n".join([error.hint, *work.kept()])
         return result
     except OSError as error:
         return attempted.failed(from_os_error(error, error.filename or database, "use"))
@@ -146,18 +116,6 @@ def _require_usable(database: Database) -> None:
         )
 
 
-async def inspect(tools: Tools, database: Database, *, fresh: bool = False) -> Inspection:
-    """Read the database and compare it with the plan; nothing is written."""
-    return await look(tools, database, *await tools.planner.plan_and_settings(database, fresh=fresh))
-
-
-async def look(tools: Tools, database: Database, plan: Plan, settings: Settings) -> Inspection:
-    """As :func:`inspect`, with the plan that is known."""
-    rebuild = tools.config.dbt.on_schema_mismatch == "rebuild-seeds"
-    reading = await tools.read(database.path)
-    return Inspection(plan, settings, judge(reading, plan.required, database.path, rebuild_seeds=rebuild))
-
-
 def clean_up(database: Database) -> bool:
     """Remove what killed initializations left; False if somebody is at work there, so that it has to wait."""
     if has_leftovers(database):
@@ -170,72 +128,6 @@ def clean_up(database: Database) -> bool:
         finally:
             lock.release()
     return True
-
-
-def is_fresh(database: Database, fingerprint: str) -> bool:
-    """True if the marker tells of this very file and plan, so that the database need not be opened."""
-    marker = valid_marker(database.path)
-    return marker is not None and marker.get("fingerprint") == fingerprint
-
-
-def is_adoptable(found: Inspection) -> bool:
-    """True if the database is complete, and has not been written just before it was read."""
-    identity = found.reading.identity
-    return (
-        found.check.complete
-        and found.reading.certain
-        and identity is not None
-        and outlived_a_tick(identity, found.reading.read_at)
-    )
-
-
-def work_for(found: Inspection, config: Config) -> Work:
-    """What dbt has to do for this database, and what it needs to find there."""
-    return find_work(
-        found.plan,
-        found.check.to_make,
-        existing_tables(found.reading),
-        variables=found.settings.variables,
-        other_sql=config.dbt.pre_sql or "",
-    )
-
-
-def put_status_right(status: Status) -> None:
-    """Of a database that is complete: let a status on disk that says otherwise say so too.
-
-    To be called before :func:`adopt`, since the marker comes last: whoever sees it finds the status true.
-    """
-    told = read_status(status.database)
-    if told is not None and told.get("state") != InitializationState.COMPLETED.value:
-        status.end("check_tables")
-        status.show(
-            state=InitializationState.COMPLETED.value,
-            reason=None,
-            queue_position=None,
-            holder=None,
-            error=None,
-            next_attempt_at=None,
-            completed_at=iso_time(time.time()),
-        )
-
-
-def adopt(database: Database, found: Inspection, *, answers: str | None, initialized_at: float | None = None) -> bool:
-    """Write the marker of a database that is complete; False if it changed meanwhile, or only just before."""
-    identity = found.reading.identity
-    return (
-        is_adoptable(found)
-        and identity is not None
-        and write_marker(
-            database,
-            identity,
-            found.plan.required,
-            fingerprint=found.plan.fingerprint,
-            origin="adopted" if initialized_at is None else "dbt",
-            answers=answers,
-            checked_at=time.time(),
-            initialized_at=initialized_at,
-        )
-    )
 
 
 async def in_stoppable_thread(function: Callable[..., Result]) -> Result:
@@ -256,8 +148,8 @@ class _Initialization:
     keep_staging: bool
     deadline: float = 0.0
     told: dict[str, Any] = field(default_factory=dict)
-    kept: list[str] = field(default_factory=list)
     kept_in: Path | None = None
+    kept_lines: list[str] = field(default_factory=list)
 
     async def run(self) -> InitializationResult:
         attempt = self.attempt
@@ -297,15 +189,19 @@ class _Initialization:
 
     @contextmanager
     def _open_staging(self, found: Inspection) -> Iterator[Staging]:
-        """As :func:`open_staging`; what was kept for a person is told in ``kept``."""
+        """As :func:`open_staging`; what is to be kept for a person is noted for :meth:`kept`."""
         with open_staging(self.database, keep_on_error=self.keep_staging) as staging:
             try:
                 yield staging
             except InitializationError:
                 if self.keep_staging:
                     self.kept_in = staging.kept
-                    self.kept = self._describe_kept(found, staging)
+                    self.kept_lines = self._describe_kept(found, staging)
                 raise
+
+    def kept(self) -> list[str]:
+        """The lines that tell a person of a kept staging folder: none if it was not to be kept, or could not be."""
+        return self.kept_lines if self.kept_in is not None and self.kept_in.is_dir() else []
 
     def _describe_kept(self, found: Inspection, staging: Staging) -> list[str]:
         days = KEPT_SECONDS / 86400
@@ -503,11 +399,6 @@ def _publish_job(
 def set_aside_name(name: str, now: float) -> str:
     """The name under which an old table is kept that was made anew ``now`` (seconds since the epoch)."""
     return f"{name}__before_{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(now))}"
-
-
-def existing_tables(reading: Reading) -> set[tuple[str, str]]:
-    """The base tables that were seen, as :mod:`selfheald.plan` names relations."""
-    return {(each.schema.lower(), each.name.lower()) for each in reading.relations if each.kind == "table"}
 
 
 def _size(path: str | Path) -> int:

@@ -66,7 +66,7 @@ async def _check(
     database: Database, config: Config, progress: Progress
 ) -> tuple[dict[str, Any], InitializationError | None]:
     from selfheald.auto_initializer import read_here
-    from selfheald.initialization import Tools, inspect
+    from selfheald.inspection import Tools, inspect
     from selfheald.marker import marker_state
     from selfheald.planner import Planner
 

@@ -129,7 +129,7 @@ def _wants_quarantine(result: InitializationResult, json: bool) -> bool:
 
 async def _dry_run(database: Database, config: Config) -> Outlook:
     from selfheald.auto_initializer import read_here
-    from selfheald.initialization import Tools, inspect, work_for
+    from selfheald.inspection import Tools, inspect, work_for
     from selfheald.planner import Planner
 
     with Progress(f"Checking {database}") as progress:

@@ -70,7 +70,7 @@ def command(
 async def _rebuild_seeds(database: Database, config: Config, timeout: float) -> InitializationResult:
     """Load anew what differs; refused unless it is seed tables alone."""
     from selfheald.auto_initializer import read_here
-    from selfheald.initialization import Tools, inspect
+    from selfheald.inspection import Tools, inspect
     from selfheald.planner import Planner
 
     with Progress(f"Checking {database}") as progress:

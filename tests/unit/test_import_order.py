@@ -26,6 +26,7 @@ FLOORS = [
         auto_initializer caretaker lookout
         case
         initialization guarded_reader
+        inspection
         attempt planner quarantine reproduction
         variables
         watch dbt_host staging presence log decision table_checker outlook
