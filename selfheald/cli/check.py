@@ -81,7 +81,8 @@ async def _check(
     }
     error: InitializationError | None = None
     try:
-        found = await inspect(Tools(config, Planner(config, announce=progress.say), read_here), database, fresh=True)
+        tools = Tools(config, Planner(config, announce=progress.say), read_here)
+        found = await progress.along(inspect(tools, database, fresh=True))
         error = found.check.error
         reading = found.reading
         document |= {

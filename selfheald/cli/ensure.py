@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
 import typer
@@ -24,6 +24,9 @@ from selfheald.config import Config
 from selfheald.initialization_state import InitializationResult
 from selfheald.outlook import Outlook
 from selfheald.workspace import Database, resolve_database
+
+if TYPE_CHECKING:
+    from selfheald.inspection import Inspection
 
 #: The documents of ``--json`` while nothing is known.
 _BLANK: dict[str, Any] = {
@@ -103,10 +106,7 @@ async def run_ensure(
         keep_staging=keep_staging,
         in_process=True,
     )
-    async with anyio.create_task_group() as group:
-        group.start_soon(progress.keep_talking)
-        result = await initializer.ensure_initialized_async()
-        group.cancel_scope.cancel()
+    result = await progress.along(initializer.ensure_initialized_async())
     if result.success:
         status = {"tables_created": list(result.tables_created)}
         progress.final(describe_ready(status, result.duration_seconds, made=True))
@@ -127,20 +127,28 @@ def _wants_quarantine(result: InitializationResult, json: bool) -> bool:
     return typer.confirm("Set it aside under another name and make a new one?", default=False, err=True)
 
 
-async def _dry_run(database: Database, config: Config) -> Outlook:
+async def inspect_here(database: Database, config: Config, progress: Progress) -> Inspection:
+    """Look at the database, with progress shown. Raises the error that is in the way of making what it lacks."""
     from selfheald.auto_initializer import read_here
-    from selfheald.inspection import Tools, inspect, work_for
+    from selfheald.inspection import Tools, inspect
     from selfheald.planner import Planner
 
-    with Progress(f"Checking {database}") as progress:
-        tools = Tools(config, Planner(config, announce=progress.say), read_here)
-        found = await progress.along(inspect(tools, database, fresh=True))
+    tools = Tools(config, Planner(config, announce=progress.say), read_here)
+    found = await progress.along(inspect(tools, database, fresh=True))
     for warning in found.plan.warnings:
-        typer.echo(f"warning: {warning}", err=True)
+        progress.leave(f"warning: {warning}")
     error = found.check.error
     if error is not None:
         error.path = error.path or str(database)
         raise error
+    return found
+
+
+async def _dry_run(database: Database, config: Config) -> Outlook:
+    from selfheald.inspection import work_for
+
+    with Progress(f"Checking {database}") as progress:
+        found = await inspect_here(database, config, progress)
     if found.is_new:
         typer.echo(f"There is no database yet: {database} would be made.", err=True)
     elif found.reading.holder is not None:

@@ -129,7 +129,7 @@ class Progress:
         was, self._status = self._status, status
         self._attempts = attempts
         for warning in (status.get("warnings") or ())[len(was.get("warnings") or ()) :]:
-            self._leave(f"warning: {warning}")
+            self.leave(f"warning: {warning}")
         if status.get("state") == "in_progress" and was.get("attempt_id") != status.get("attempt_id"):
             self.say(describe_size(status))
         self.say(describe(status, attempts=attempts))
@@ -150,7 +150,7 @@ class Progress:
                 if not self._quiet:
                     typer.echo(f"{again} ({time.monotonic() - self._began:.0f} s)", err=True)
 
-    def _leave(self, text: str) -> None:
+    def leave(self, text: str) -> None:
         """Show a sentence that stays to be read."""
         if self._spinner is None:
             self.say(text)

@@ -8,7 +8,7 @@ from typing import Annotated
 import anyio
 import typer
 
-from selfheald.cli.ensure import run_ensure
+from selfheald.cli.ensure import inspect_here, run_ensure
 from selfheald.cli.output import ConfigOption, DatabaseArgument, TimeoutOption, configuration, print_error
 from selfheald.cli.progress import Progress
 from selfheald.client import daemon_root, drop_request
@@ -69,14 +69,8 @@ def command(
 
 async def _rebuild_seeds(database: Database, config: Config, timeout: float) -> InitializationResult:
     """Load anew what differs; refused unless it is seed tables alone."""
-    from selfheald.auto_initializer import read_here
-    from selfheald.inspection import Tools, inspect
-    from selfheald.planner import Planner
-
     with Progress(f"Checking {database}") as progress:
-        found = await inspect(Tools(config, Planner(config, announce=progress.say), read_here), database, fresh=True)
-        if found.check.error is not None:
-            raise found.check.error
+        found = await inspect_here(database, config, progress)
         if not found.check.outdated:
             raise InitializationError(
                 "nothing to rebuild: each seed table that is there has the columns of its file",
