@@ -154,6 +154,7 @@ class Caretaker:
         planner = self._tools.planner
         await planner.look_at_projects([case.database for case in self._cases.values()])
         planless = [case for case in self._cases.values() if case.planless]
+        self._samples += 1
         first, other = self._next_of(planless), self._next_of(list(self._cases.values()))
         if planner.changes != self._changes:
             if await self._gets_plan(first) or await self._gets_plan(other):
@@ -178,8 +179,7 @@ class Caretaker:
         return True
 
     def _next_of(self, cases: Sequence[Case]) -> Case | None:
-        self._samples += 1
-        return cases[self._samples // 2 % len(cases)] if cases else None
+        return cases[self._samples % len(cases)] if cases else None
 
     async def _look_at(self, cases: Sequence[Case]) -> None:
         for number, case in enumerate(cases):
@@ -270,11 +270,13 @@ class Caretaker:
         case.gone = False
         planner = self._tools.planner
         try:
-            # What is ready needs no plan, and so no dbt, however many databases have variables of their own.
-            if not case.requested and is_fresh(database, case_fingerprint := await planner.fingerprint_for(database)):
-                case.fingerprint, case.planless = case_fingerprint, False
-                self._now_ready(case, seen)
-                return
+            if not case.requested:
+                # What is ready needs no plan, and so no dbt, however many databases have variables of their own.
+                fingerprint = await planner.fingerprint_for(database)
+                if is_fresh(database, fingerprint):
+                    case.fingerprint, case.planless = fingerprint, False
+                    self._now_ready(case, seen)
+                    return
             plan, settings = await planner.plan_and_settings(database, fresh=there)
             case.fingerprint, case.planless = plan.fingerprint, False
         except InitializationError as error:

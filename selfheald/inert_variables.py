@@ -25,9 +25,9 @@ _MACRO = re.compile(r"macro\s+(\w+)\s*\(\s*(\w*)")
 _STRUCTURE = frozenset({"config", "ref", "source", "metric", "function"})
 #: dbt calls these while it parses, for every node.
 _CALLED_BY_DBT = frozenset({"generate_alias_name", "generate_schema_name", "generate_database_name"})
-#: With these, code can reach variables or functions without naming them.
+#: With these, code can reach variables or functions without naming them; and so with a flag that is not one of four.
 _REFLECTION = frozenset({"context", "builtins", "invocation_args_dict", "VARS", "render"})
-_HARMLESS_FLAG = re.compile(r"\bflags\b(?!\s*\.\s*(?:WHICH|FULL_REFRESH|STORE_FAILURES|EMPTY)\b)")
+_TELLING_FLAG = re.compile(r"\bflags\b(?!\s*\.\s*(?:WHICH|FULL_REFRESH|STORE_FAILURES|EMPTY)\b)")
 _OPENING = frozenset({"macro", "test", "materialization", "snapshot", "if", "for", "set", "call", "filter", "raw"})
 
 
@@ -83,7 +83,7 @@ def _blocks(text: str) -> Iterator[_Block]:
         plain = _STRINGS.sub(lambda match: '"\\"' if "\\" in match[0] else '""', inner)
         code = inner if "dispatch" in plain else plain  # a macro's name can be in that string
         names = frozenset(_WORD.findall(code))
-        if names & _REFLECTION or _HARMLESS_FLAG.search(code):
+        if names & _REFLECTION or _TELLING_FLAG.search(code):
             raise _Unclear
         tag = ""
         if found.startswith("{%"):

@@ -373,12 +373,17 @@ class Planner:
 
 
 def _clean_cache(plans: Path) -> None:
-    """Remove what killed processes left: the folder of a parse nobody holds the lock of, and old temporary files."""
+    """Remove what killed processes left (the folder of a parse nobody holds the lock of, old temporary files), and all
+    but the latest parses."""
     for path in plans.glob(f"{_SCRATCH}*.lock"):
         lock = DatabaseLock(path)
         if lock.acquire():
             shutil.rmtree(path.with_suffix(""), ignore_errors=True)
             _give_up(lock)
+    with suppress(OSError):  # another process may clean up too
+        parses = sorted((path.stat().st_mtime, path) for path in plans.glob("*.msgpack"))
+        for _, path in parses[:-KEPT_PLANS]:  # also of projects that gave no plan
+            path.unlink(missing_ok=True)
     for path in plans.glob(".*"):
         with suppress(OSError):
             if time.time() - path.lstat().st_mtime > TEMPORARY_SECONDS:

@@ -7,7 +7,6 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -175,10 +174,15 @@ def _versions(python: str, search_path: str | None) -> list[str]:
     An interpreter that is a link belongs to the environment that the link is in, or else to the one it leads to.
     """
     prefixes = {Path(python).parent.parent, Path(os.path.realpath(python)).parent.parent}
-    libraries = [library for prefix in prefixes for pattern in _LIBRARIES for library in prefix.glob(pattern)]
+    libraries = [library for prefix in prefixes for pattern in _LIBRARIES for library in _found(prefix, pattern)]
     libraries += [Path(entry) for entry in (search_path or "").split(os.pathsep) if entry.startswith("/")]
-    names: set[str] = set()
-    for library in libraries:
-        with suppress(PermissionError):  # what may not be looked at cannot be imported either
-            names |= {found.name for name in _PACKAGES for found in library.glob(f"{name}-*-info")}
+    names = {found.name for library in libraries for name in _PACKAGES for found in _found(library, f"{name}-*-info")}
     return sorted(name for name in names if name.endswith((".dist-info", ".egg-info")))
+
+
+def _found(folder: Path, pattern: str) -> list[Path]:
+    """What fits in a folder; nothing where it may not be looked at: it cannot be imported from there either."""
+    try:
+        return list(folder.glob(pattern))
+    except PermissionError:
+        return []

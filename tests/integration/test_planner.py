@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from fixtures.processes import pinned_python
 from selfheald.config import load_config
 from selfheald.errors import InitializationError
 from selfheald.plan import Plan
-from selfheald.planner import Planner
+from selfheald.planner import KEPT_PLANS, Planner
 from selfheald.workspace import Database
 
 PROJECT_FILE = """
@@ -220,3 +221,20 @@ async def test_an_environment_variable_that_the_project_names_counts(
     monkeypatch.setenv("SUFFIX_OF_ANOTHER", "two")
     assert tables(await site.plan(tmp_path)) == ["t_one"]
     assert site.parses == 2
+
+
+@pytest.mark.anyio
+async def test_parses_that_gave_no_plan_do_not_pile_up(project: Path, tmp_path: Path) -> None:
+    """Each edit that dbt reads, and that selects nothing, leaves a parse."""
+    plans = tmp_path / "state" / "plans"
+    plans.mkdir(parents=True)
+    for age in range(KEPT_PLANS + 5):
+        left = plans / f"other-{age}.msgpack"
+        left.touch()
+        os.utime(left, (1_000_000 - age, 1_000_000 - age))
+    site = Site(project, tmp_path / "state", **{"required.select": ["tag:nothing"]})
+    with pytest.raises(InitializationError, match="matches nothing"):
+        await site.plan(tmp_path)
+    own = set(plans.glob("*.msgpack")) - set(plans.glob("other-*"))
+    assert len(own) == 1
+    assert {path.name for path in plans.glob("other-*")} == {f"other-{age}.msgpack" for age in range(KEPT_PLANS)}
