@@ -297,7 +297,7 @@ class Lookout:
             self._on_database(path, False)
         if folders == self.roots:
             for path in self._known.settled():
-                if path not in found.databases:
+                if path not in found.databases and not str(path).startswith(_prefixes(found.unreadable)):
                     self._on_database(path, False)
         return found
 
@@ -310,8 +310,10 @@ class Lookout:
 
         found, sights = await run_in_thread(walk, limiter=self._threads)
         everything, now = folders == self.roots, anyio.current_time()
-        places = _prefixes(folders)
+        places, closed = _prefixes(folders), _prefixes(found.unreadable)
         for path in list(self._sights):
+            if str(path).startswith(closed):
+                continue  # whatever has become of it, nothing can be done about it
             if everything or (str(path).startswith(places) if deep else str(path.parent) in folders):
                 del self._sights[path]
         self._sights |= sights

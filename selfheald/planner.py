@@ -22,7 +22,7 @@ import anyio
 from selfheald.config import Config, child_environment, render
 from selfheald.config_values import has_placeholder
 from selfheald.dbt_host import run_job
-from selfheald.errors import InitializationError, from_os_error
+from selfheald.errors import InitializationError, from_os_error, is_shortage
 from selfheald.inert_variables import inert_variables
 from selfheald.locks import DatabaseLock
 from selfheald.plan import PLAN_FORMAT, Plan, make_plan, plan_from_json
@@ -280,9 +280,9 @@ class Planner:
             try:
                 plan = await self._parse(keys.parse, settings, keep=True)
             except InitializationError as error:
-                if error.code not in ("disk_full", "permission_denied"):
+                if not _is_of_the_cache(error):
                     raise
-                # The plan cache spares time, no more: without room for it the project is read elsewhere.
+                # The plan cache spares time, no more: where it cannot be used the project is read elsewhere.
                 plan = await self._parse(keys.parse, settings, keep=False)
         except InitializationError as error:
             if not error.retryable:
@@ -370,6 +370,12 @@ class Planner:
             for old in plans[: 1 - KEPT_PLANS]:
                 old.unlink(missing_ok=True)
                 old.with_suffix(".msgpack").unlink(missing_ok=True)
+
+
+def _is_of_the_cache(error: InitializationError) -> bool:
+    """True if a parse may have failed for want of room or rights in the plan cache, or of the folder itself."""
+    of_ours = isinstance(error.__cause__, OSError) and not is_shortage(error)
+    return of_ours or error.code in ("disk_full", "permission_denied")
 
 
 def _clean_cache(plans: Path) -> None:

@@ -49,8 +49,9 @@ def scan(folders: Iterable[str | Path], name: str, exclude: frozenset[str], *, d
         try:
             with os.scandir(folder) as listing:
                 entries = {entry.name: entry for entry in listing}
-        except OSError:
-            if os.path.lexists(folder):
+        except OSError as error:
+            # Where a folder above is closed, it cannot be seen whether this one is there.
+            if isinstance(error, PermissionError) or os.path.lexists(folder):
                 found.unreadable.append(Path(folder))
             continue
         (found.watchable if is_text(folder) and all(map(is_text, entries)) else found.blind).add(folder)

@@ -238,3 +238,14 @@ async def test_parses_that_gave_no_plan_do_not_pile_up(project: Path, tmp_path: 
     own = set(plans.glob("*.msgpack")) - set(plans.glob("other-*"))
     assert len(own) == 1
     assert {path.name for path in plans.glob("other-*")} == {f"other-{age}.msgpack" for age in range(KEPT_PLANS)}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("place", ["state", "state/plans"])
+async def test_a_file_in_the_place_of_the_plan_cache(project: Path, tmp_path: Path, place: str) -> None:
+    """It only spares time: the project is read elsewhere, and the file stays."""
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).write_text("in the way")
+    site = Site(project, tmp_path / "state", **{"required.select": ["tag:all"]})
+    assert tables(await site.plan(tmp_path))
+    assert (tmp_path / place).read_text() == "in the way"

@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 from faults import QUICK, calm, healed
 from fixtures.figures import Figures, scaled
+from fixtures.waiting import wait_for
 from machine import MB, disk, private_mounts
-from processes import Selfheald
+from processes import Selfheald, marker
 from projects import copy_project, own_database, tables, two_lines
+
+from selfheald.client import valid_marker
 
 pytestmark = [pytest.mark.promise(6), pytest.mark.soak, pytest.mark.timeout(scaled(120, 900))]
 
@@ -61,17 +64,23 @@ def test_folders_that_go_while_it_runs(selfheald: Selfheald, root: Path, tmp_pat
     homeless = {name: value for name, value in homeless.items() if not name.startswith("XDG_")}
     nowhere = Selfheald(selfheald.folder, homeless | {"TMPDIR": str(tmp_path / "nowhere")})
     with nowhere.daemon(root, **settings) as daemon:
-        healed(own_database(root / "before"))
+        before = own_database(root / "before")
+        healed(before)
         shutil.rmtree(state)
         shutil.rmtree(log.parent)
-        healed(own_database(root / "after"))
+        after = own_database(root / "after")
+        healed(after)
         calm(daemon)
+        old = marker(after)["fingerprint"]
         shutil.rmtree(state, ignore_errors=True)
         state.write_text("in the way")
         (project / "models" / "mart" / "dim_regions.sql").write_text("select 1 as region_code")
         database = own_database(root / "later")
         healed(database)
-        assert json.loads(log.read_text().splitlines()[-1])["event"] == "initialization_complete"
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        assert str(database) in {line["database"] for line in lines if line["event"] == "initialization_complete"}
+        for each in (before, after, database):  # the edit may be seen when the database is there already
+            wait_for(lambda: (valid_marker(each) or {}).get("fingerprint") not in (None, old), what=daemon.told)  # noqa: B023
         calm(daemon)
     figures.tell(6, "state, log, home and temporary folder gone", tried=3, survived=3)
 
