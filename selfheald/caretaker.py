@@ -184,6 +184,7 @@ class Caretaker:
     async def _look_at(self, cases: Sequence[Case]) -> None:
         for number, case in enumerate(cases):
             case.refused = case.fingerprint = None
+            case.outdated = True  # also what is at work on it now goes by the old plan
             self._schedule(case, 0)
             if number % AT_A_STRETCH == 0:
                 await anyio.lowlevel.checkpoint()
@@ -242,7 +243,7 @@ class Caretaker:
     async def _check(self, case: Case) -> None:
         database = case.database
         seen = sight(database.path)
-        case.settled = None
+        case.settled, case.outdated = None, False
         try:
             there, request_id = take_request(database)
         except InitializationError:

@@ -32,7 +32,7 @@ class Case:
     it looked when nothing was left to do about it but to wait: for a change, a request, or its turn in the queue.
     ``refused`` is what was there when it was given up, ``obstacle`` what of the machine was in the way then; ``owed``
     is a verdict that could not be written. ``fingerprint`` is its plan's at the last check; ``planless`` says that none
-    could be had then.
+    could be had then, and ``outdated`` that the project has changed since.
     """
 
     database: Database
@@ -55,13 +55,14 @@ class Case:
     cleaned: bool = False
     fingerprint: str | None = None
     planless: bool = False
+    outdated: bool = False
     turn: anyio.Lock = field(default_factory=anyio.Lock)
 
     def settle(self, seen: Sight | None) -> None:
         """Nothing is left to do about the database as it was ``seen`` before it was looked at."""
         now = sight(self.database.path)
-        is_done = self.obstacle is None and self.owed is None and seen is not None and same_database(seen, now)
-        self.settled = now if is_done else None
+        is_done = self.obstacle is None and self.owed is None and not self.outdated
+        self.settled = now if is_done and seen is not None and same_database(seen, now) else None
 
     def is_asked_anew(self) -> bool:
         """True if a request waits that is not being worked on: also a second one, beside the one that is."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 from fixtures.waiting import wait_for
-from processes import Daemon, Selfheald, change, digests, marker, wait_until_marked
+from processes import Daemon, Selfheald, change, children, digests, marker, wait_until_marked
 from projects import NOTES, OWN_TABLES, copy_project, own_database, tables
 
 from selfheald.client import valid_marker
@@ -39,6 +41,22 @@ def test_a_table_more_and_a_table_less(selfheald: Selfheald, root: Path, tmp_pat
     after = digests(database)
     assert after.pop("dim_years")[0] > 0  # nobody requires it any more, and it stays
     assert after == before
+
+
+def test_an_edit_while_the_first_tables_are_made(selfheald: Selfheald, root: Path, tmp_path: Path) -> None:
+    """What is ready then is so by the old plan: the new one is followed as soon as the old work has ended."""
+    project = copy_project(tmp_path / "project")
+    database = own_database(root / "w")
+    with selfheald.daemon(root, DBT__PROJECT_DIR=str(project), **QUICK) as daemon:
+        wait_for(lambda: daemon.log_lines("initialization_step_start")[1:], what=daemon.told)
+        (at_work,) = wait_for(lambda: children(daemon.pid))
+        os.kill(at_work, signal.SIGSTOP)
+        (project / "models" / "mart" / "dim_years.sql").write_text(YEARS)
+        wait_for(lambda: daemon.log_lines("project_seen"), what=daemon.told)
+        assert not daemon.log_lines("initialization_complete")
+        os.kill(at_work, signal.SIGCONT)
+        ready_with(daemon, database, 3)
+    assert tables(database) == OWN_TABLES | NOTES | {"dim_years"}
 
 
 def test_databases_with_variables_of_their_own(selfheald: Selfheald, root: Path, tmp_path: Path) -> None:
