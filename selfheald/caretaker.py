@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import random
 import time
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -47,9 +49,10 @@ from selfheald.marker import (
     waiting_request,
 )
 from selfheald.obstacle import obstacle_of
-from selfheald.planner import Planner
+from selfheald.planner import PARSE_SECONDS, Planner
 from selfheald.retry import RetryPolicy
 from selfheald.sight import Sight, sight
+from selfheald.standing import Standing
 from selfheald.workspace import Database
 
 #: Checks under way at once.
@@ -76,7 +79,10 @@ class Caretaker:
         self._backlog: Backlog[Case] = Backlog()
         self._backlog_changed = anyio.Event()
         self._stopping = False
-        self._at_work = False
+        self._at_work: Case | None = None
+        self._moved = anyio.current_time()
+        #: Set when a database stands elsewhere, or what is being built has come further. Whoever waits puts a new one.
+        self.news = anyio.Event()
         self._fingerprint: str | None = _NO_FINGERPRINT
 
     def __len__(self) -> int:
@@ -98,7 +104,24 @@ class Caretaker:
 
     def is_initializing(self) -> bool:
         """True while an initialization is under way."""
-        return self._at_work
+        return self._at_work is not None
+
+    def standings(self) -> Counter[Standing]:
+        """How many databases stand where."""
+        return Counter(case.standing for case in self._cases.values())
+
+    def progress(self) -> dict[str, Any] | None:
+        """How far the running initialization is, as in its status record."""
+        return None if self._at_work is None else self._at_work.status.record["progress"]
+
+    def overdue(self, now: float) -> float:
+        """Seconds for which a check has been due while none has begun or ended."""
+        due = self._agenda.next_due()
+        return 0.0 if due is None else max(0.0, now - max(due, self._moved))
+
+    def longest_check(self) -> float:
+        """Seconds within which a check ends, be it the one for which dbt parses the project, and asks for variables."""
+        return 2 * max(PARSE_SECONDS, self.config.dbt.timeout)
 
     def stop(self) -> None:
         """Begin no further initialization; :meth:`heal` returns when the running one has ended."""
@@ -116,6 +139,7 @@ class Caretaker:
             if not any(map(os.path.lexists, (path, database.marker))) and not has_request(database):
                 return  # a late word of one that is gone, and forgotten
             case = self._cases[path] = Case(database, Status(database))
+            self.news.set()
         elif case.settled is not None and self.is_settled(path, sight(path)) and not case.is_asked_anew():
             return
         self._schedule(case, self.config.watch.settle if quiet else 0.0)
@@ -132,6 +156,11 @@ class Caretaker:
         # A database that is never quiet is looked at all the same.
         longest = case.first_hint + max(5 * settle, self.config.watch.min_interval)
         self._put(case, max(min(now + settle, longest), case.checked_at + self.config.watch.min_interval))
+
+    def _stands(self, case: Case, standing: Standing) -> None:
+        if case.standing is not standing:
+            case.standing = standing
+            self.news.set()
 
     def _put(self, case: Case, due: float, *, first: bool = False) -> None:
         self._agenda.put(case, due, first=first or case.requested)
@@ -152,6 +181,7 @@ class Caretaker:
         case.settled = None
         if case.gone:
             self._cases.pop(case.database.path, None)
+            self.news.set()
         else:
             case.gone = True
             self._look_again(case, 0.0)
@@ -188,6 +218,7 @@ class Caretaker:
                     slots.release()
                     continue
                 case.checking = True
+                self._moved = anyio.current_time()
                 checks.start_soon(self._check_safely, case, slots)
 
     async def _next_due(self) -> Case:
@@ -215,7 +246,7 @@ class Caretaker:
             event_log("check_error", f"unexpected: {error!r}", "ERROR", database=str(case.database), exception=error)
         finally:
             case.checking = False
-            case.checked_at = anyio.current_time()
+            case.checked_at = self._moved = anyio.current_time()
             case.first_hint = None
             slots.release()
             case.tell_of_check(began)
@@ -263,6 +294,7 @@ class Caretaker:
                 self._fingerprint = None  # as in follow_project: once there is a plan, all is to be looked at
             if not case.requested and valid_marker(database.path) is not None:
                 case.settle(seen)
+                self._stands(case, Standing.READY)
                 return  # what is ready stays so while somebody mends the project
             raise
         if self._fingerprint == _NO_FINGERPRINT:
@@ -299,6 +331,8 @@ class Caretaker:
                     self._enqueue(case)
                 else:
                     case.catch_up()
+            else:
+                self._stands(case, Standing.WAITING)
             identity = found.reading.identity
             if identity is not None and outlived_a_tick(identity, found.reading.read_at):
                 case.settle(seen)
@@ -318,6 +352,7 @@ class Caretaker:
             who = "somebody is writing to it" if holder is None else f"PID {holder.pid} ({holder.command}) holds it"
             event_log("busy", f"busy: {who}", database=str(case.database))
         if case.requested or not os.path.lexists(case.database.marker):
+            self._stands(case, Standing.BUSY)
             case.show(
                 state=InitializationState.NOT_STARTED.value,
                 reason="busy",
@@ -335,6 +370,7 @@ class Caretaker:
 
     def _now_ready(self, case: Case, seen: Sight | None) -> None:
         self._no_longer_busy(case)
+        self._stands(case, Standing.READY)
         self._backlog.discard(case)
         finish_request(case.database)
         case.status = Status(case.database)
@@ -350,6 +386,7 @@ class Caretaker:
             case.catch_up()
             return
         case.refused = key
+        self._stands(case, Standing.FAILED)
         case.attempt += 1
         pause = self._retry.pause(error.code, case.attempt, random.random())
         error.step = error.step or "check_tables"
@@ -407,6 +444,7 @@ class Caretaker:
 
     def _enqueue(self, case: Case) -> None:
         self._no_longer_busy(case)
+        self._stands(case, Standing.BUILDING if case.initializing else Standing.WAITING)
         if case.initializing:
             case.dirty = True
             return
@@ -432,7 +470,8 @@ class Caretaker:
                 await self._backlog_changed.wait()
                 continue
             self._show_positions()
-            case.initializing = self._at_work = True
+            case.initializing, self._at_work = True, case
+            self._stands(case, Standing.BUILDING)
             case.settled = None
             try:
                 async with case.turn:  # a check of it that is under way ends first
@@ -447,7 +486,9 @@ class Caretaker:
                 )
                 self._put(case, anyio.current_time() + self._retry.base)
             finally:
-                case.initializing = self._at_work = False
+                case.initializing, self._at_work = False, None
+                if case.standing is Standing.BUILDING:
+                    self._stands(case, Standing.WAITING)
             self._once_more_if_dirty(case)
 
     def _show_positions(self) -> None:
@@ -463,6 +504,7 @@ class Caretaker:
     async def _initialize(self, case: Case) -> None:
         database = case.database
         case.attempt += 1
+        case.status.on_write = self._wrote
         pause: float | None = None
 
         def retry(error: InitializationError) -> float | None:
@@ -491,13 +533,18 @@ class Caretaker:
             seen = sight(database.path)
             # The marker may tell of another file by now: then a scan looks again.
             self._now_ready(case, seen if valid_marker(database.path) is not None else None)
-        elif pause is not None:
+            return
+        self._stands(case, Standing.FAILED)
+        if pause is not None:
             self._try_again(case, pause)
         else:
             assert result.error is not None
             with suppress(InitializationError):  # without a plan there is nothing that could be refused again
                 case.refused = refusal(await inspect(self._tools, database))
             self._give_up(case, result.error)
+
+    def _wrote(self, _record: dict[str, Any]) -> None:
+        self.news.set()
 
 
 def _announce(message: str) -> None:

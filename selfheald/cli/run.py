@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from selfheald.cli.output import ConfigOption, configuration
+
+if TYPE_CHECKING:
+    from selfheald.config import Config
 
 
 def command(
@@ -23,22 +26,43 @@ def command(
     """
     import anyio
 
-    from selfheald import config as settings
     from selfheald import log
     from selfheald.daemon import serve
     from selfheald.errors import InitializationError
+    from selfheald.notify import ServiceManager
 
     overrides = {"watch.roots": [str(root.absolute()) for root in roots]} if roots else {}
-    effective = configuration(config, overrides)
-    if not effective.watch.roots:
+    with ServiceManager() as manager:
+        try:
+            effective = _configured(config, overrides)
+            log.configure(effective.log)
+            _tell_warnings(effective)
+            anyio.run(serve, effective, manager)
+        except InitializationError as error:
+            manager.failed(error)
+            raise
+
+
+def _configured(path: Path | None, overrides: dict[str, Any]) -> Config:
+    """The configuration of a daemon, which needs a folder to watch."""
+    from selfheald.config import config_sources
+    from selfheald.errors import InitializationError
+
+    config = configuration(path, overrides)
+    if not config.watch.roots:
         raise InitializationError(
             "there is no folder to watch",
             code="config_invalid",
-            path=settings.config_sources(effective).file,
+            path=config_sources(config).file,
             hint="Name one: `selfheald run ROOT`, or set watch.roots in selfheald.toml.",
         )
-    log.configure(effective.log)
-    for warning in settings.warnings(effective):
+    return config
+
+
+def _tell_warnings(config: Config) -> None:
+    from selfheald.config import warnings
+    from selfheald.log import event_log
+
+    for warning in warnings(config):
         if not warning.startswith("watch.roots: "):  # a root that is missing at the start is an error, and told as one
-            log.event_log("config_warning", warning, "WARNING")
-    anyio.run(serve, effective)
+            event_log("config_warning", warning, "WARNING")

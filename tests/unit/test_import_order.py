@@ -23,7 +23,7 @@ FLOORS = [
         cli.progress
         cli.output
         daemon
-        auto_initializer caretaker lookout
+        auto_initializer caretaker lookout heartbeat
         case
         initialization guarded_reader
         attempt planner quarantine
@@ -42,7 +42,7 @@ FLOORS = [
         config_model
         config_file config_values config_places
         locks column_types
-        client threads spare
+        client threads spare notify standing
         initialization_state
         errors
     """.strip().splitlines()
