@@ -6,6 +6,7 @@ import os
 import random
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,31 @@ class Caretaker:
             return
         self._schedule(case, self.config.watch.settle if quiet else 0.0)
 
+    def follow(self, config: Config, is_ours: Callable[[Path], bool], *, look_again: bool) -> list[Case]:
+        """Go on with another configuration; what is under way ends with the one that it began with.
+
+        Databases that are not ours any more are forgotten. Returns those of them that are being worked on: the work
+        is over when their ``turn`` is free. With ``look_again`` whatever was decided about the others is decided anew.
+        """
+        self.config = config
+        self._retry = RetryPolicy(config.retry.attempts, config.retry.base, config.retry.max)
+        dropped = [case for path, case in self._cases.items() if not is_ours(path)]
+        for case in dropped:
+            del self._cases[case.database.path]
+            self._agenda.discard(case)
+            self._backlog.discard(case)
+        if look_again:
+            self._tools = Tools(config, Planner(config, announce=_announce), self._reader.read)
+            self._fingerprint = _NO_FINGERPRINT
+            for case in self._cases.values():
+                case.refused = None
+                self._schedule(case, 0)
+        self.news.set()
+        return [case for case in dropped if case.checking or case.initializing]
+
+    def _is_known(self, case: Case) -> bool:
+        return self._cases.get(case.database.path) is case
+
     def _schedule(self, case: Case, settle: float) -> None:
         if case.checking or case.initializing:
             case.dirty = True
@@ -163,8 +189,9 @@ class Caretaker:
             self.news.set()
 
     def _put(self, case: Case, due: float, *, first: bool = False) -> None:
-        self._agenda.put(case, due, first=first or case.requested)
-        self._agenda_changed.set()
+        if self._is_known(case):
+            self._agenda.put(case, due, first=first or case.requested)
+            self._agenda_changed.set()
 
     def _look_again(self, case: Case, pause: float) -> None:
         """Check it in ``pause`` seconds, or in ``watch.min_interval`` where nobody waits for it."""
@@ -179,8 +206,8 @@ class Caretaker:
         """
         self._backlog.discard(case)
         case.settled = None
-        if case.gone:
-            self._cases.pop(case.database.path, None)
+        if case.gone and self._is_known(case):
+            del self._cases[case.database.path]
             self.news.set()
         else:
             case.gone = True
@@ -254,7 +281,7 @@ class Caretaker:
 
     def _once_more_if_dirty(self, case: Case) -> None:
         """Something came in while it was checked or initialized: perhaps a change, perhaps our own writing."""
-        if case.dirty:
+        if case.dirty and self._is_known(case):
             case.dirty = False
             self.hint(case.database.path, quiet=True)
 
@@ -332,10 +359,16 @@ class Caretaker:
                 else:
                     case.catch_up()
             else:
-                self._stands(case, Standing.WAITING)
+                self._leave(case)
             identity = found.reading.identity
             if identity is not None and outlived_a_tick(identity, found.reading.read_at):
                 case.settle(seen)
+
+    def _leave(self, case: Case) -> None:
+        """It lacks tables, and is not to be touched: nor is it, if it was to be before the configuration changed."""
+        self._stands(case, Standing.WAITING)
+        if self._backlog.discard(case):
+            case.show(state=InitializationState.NOT_STARTED.value, reason=None, queue_position=None)
 
     def _adopt(self, case: Case, found: Inspection, seen: Sight) -> None:
         put_status_right(case.status)
@@ -447,6 +480,8 @@ class Caretaker:
         self._stands(case, Standing.BUILDING if case.initializing else Standing.WAITING)
         if case.initializing:
             case.dirty = True
+            return
+        if not self._is_known(case):
             return
         added = self._backlog.add(case, requested=case.requested)
         if added or case.requested:

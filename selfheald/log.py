@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from loguru import logger
 
-from selfheald.config import LogConfig, colour_allowed
+from selfheald.config import Config, LogConfig, colour_allowed
 
 if TYPE_CHECKING:
     from loguru import Logger, Message, Record
@@ -83,6 +83,28 @@ def configure(log: LogConfig, *, stderr: bool = True, stream: TextIO | None = No
             f"No log file: {log.file.parent} cannot be written ({problem}); the log goes to stderr alone until it can",
             "WARNING",
         )
+
+
+def configure_daemon(config: Config) -> None:
+    """As :func:`configure`, for a daemon.
+
+    Where stderr is the journal of a service manager, that keeps and rotates what it gets: a file is written too only
+    where somebody has named one, or the service has a folder for it.
+    """
+    wanted = config.log
+    if stderr_is_journal() and "log.file" not in config.sources.origins:
+        wanted = wanted.model_copy(update={"file": None})
+    configure(wanted)
+
+
+def stderr_is_journal(environ: Mapping[str, str] | None = None) -> bool:
+    """True if whatever is written to stderr goes to the journal of a service manager."""
+    named = (os.environ if environ is None else environ).get("JOURNAL_STREAM")
+    try:
+        found = os.fstat(2)
+    except OSError:
+        return False
+    return named == f"{found.st_dev}:{found.st_ino}"
 
 
 def close() -> None:

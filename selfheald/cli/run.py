@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,8 +24,12 @@ def command(
 ) -> None:
     """Watch folders and make the databases in them ready, until stopped by a signal.
 
+    SIGHUP has the configuration read again.
+
     Example: selfheald run ~/workspaces
     """
+    # One that comes before anybody listens waits: by itself it would end the process.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     import anyio
 
     from selfheald import log
@@ -34,21 +40,29 @@ def command(
     overrides = {"watch.roots": [str(root.absolute()) for root in roots]} if roots else {}
     with ServiceManager() as manager:
         try:
-            effective = _configured(config, overrides)
-            log.configure(effective.log)
+            effective = _needs_roots(configuration(config, overrides))
+            log.configure_daemon(effective)
             _tell_warnings(effective)
-            anyio.run(serve, effective, manager)
+            anyio.run(serve, effective, partial(_read_again, config, overrides), manager)
         except InitializationError as error:
             manager.failed(error)
             raise
 
 
-def _configured(path: Path | None, overrides: dict[str, Any]) -> Config:
-    """The configuration of a daemon, which needs a folder to watch."""
+def _read_again(path: Path | None, overrides: dict[str, Any]) -> Config:
+    """The configuration as it is now, from where it came at the start."""
+    from selfheald.config import load_config
+
+    config = _needs_roots(load_config(path, overrides))
+    _tell_warnings(config)
+    return config
+
+
+def _needs_roots(config: Config) -> Config:
+    """The same configuration; raises ``config_invalid`` if there is no folder to watch."""
     from selfheald.config import config_sources
     from selfheald.errors import InitializationError
 
-    config = configuration(path, overrides)
     if not config.watch.roots:
         raise InitializationError(
             "there is no folder to watch",

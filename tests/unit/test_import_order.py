@@ -27,6 +27,7 @@ FLOORS = [
         case
         initialization guarded_reader
         attempt planner quarantine
+        reloading
         watch dbt_host staging presence log decision table_checker
         marker check_child
         table_copier
@@ -42,7 +43,7 @@ FLOORS = [
         config_model
         config_file config_values config_places
         locks column_types
-        client threads spare notify standing
+        client threads spare notify standing terminal
         initialization_state
         errors
     """.strip().splitlines()
