@@ -375,7 +375,8 @@ class Caretaker:
         if not adopt(case.database, found, answers=case.status.record["answers"]):
             self._look_again(case, BUSY_SECONDS[0])
             return
-        event_log("adopted", "ready: all tables are there", database=str(case.database))
+        level = "DEBUG" if case.standing is Standing.READY else "INFO"  # one that is in use changes all the time
+        event_log("adopted", "ready: all tables are there", level, database=str(case.database))
         self._now_ready(case, seen)
 
     def _busy(self, case: Case, holder: Holder | None) -> None:

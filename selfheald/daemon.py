@@ -143,13 +143,20 @@ class Daemon:
 
     async def _rescan(self) -> None:
         """Every ``watch.rescan`` seconds the truth, whatever events were lost."""
+        failing = False
         while True:
             await anyio.sleep(self.config.watch.rescan)
             try:
                 await self._lookout.rescan()
                 await self._caretaker.follow_project()
             except (InitializationError, OSError) as error:  # a shortage of the machine, which passes
-                event_log("scan_failed", f"no scan this time: {error}", "WARNING")
+                if not failing:
+                    event_log("scan_failed", f"no scans until it passes: {error}", "WARNING")
+                failing = True
+            else:
+                if failing:
+                    event_log("scan_restored", "scanning again")
+                failing = False
 
     async def _reload(self, intake: anyio.abc.TaskGroup) -> None:
         """Go on with the configuration as it is now; one that cannot be followed is refused as a whole."""

@@ -37,7 +37,7 @@ def configuration(path: Path | None, overrides: dict[str, Any] | None = None) ->
     """The configuration; what was passed over on the way is said on stderr."""
     config = load_config(path, overrides)
     for notice in config_sources(config).notices:
-        typer.echo(f"note: {notice}", err=True)
+        _tell(f"note: {notice}", "WARNING")
     return config
 
 
@@ -61,10 +61,20 @@ def told_as_json(wanted: bool, blank: Mapping[str, Any], db: Path | None) -> Ite
 def print_error(error: InitializationError) -> None:
     """A line of what and where, a line of what to do."""
     where = "" if error.path is None or error.path in error.message else f" ({error.path})"
-    typer.echo(f"error[{error.code}]: {error.message}{where}", err=True)
+    text = f"error[{error.code}]: {error.message}{where}"
     if error.hint:
         log = f" Log: {error.log}" if error.log else ""
-        typer.echo(f"  {error.hint}{log}", err=True)
+        text += f"\n  {error.hint}{log}"
+    _tell(text, "ERROR")
+
+
+def _tell(text: str, level: str) -> None:
+    """Lines on stderr; with their level, where that is the journal of a service manager."""
+    from selfheald.journal import as_journal_line, stderr_is_journal
+
+    if stderr_is_journal():
+        text = "\n".join(as_journal_line(line, level) for line in text.splitlines())
+    typer.echo(text, err=True)
 
 
 def exit_code(error: InitializationError) -> int:

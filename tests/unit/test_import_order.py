@@ -43,7 +43,7 @@ FLOORS = [
         config_model
         config_file config_values config_places
         locks column_types
-        client threads spare notify standing terminal
+        client threads spare notify standing terminal journal
         initialization_state
         errors
     """.strip().splitlines()
