@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import anyio
 import anyio.abc
@@ -36,13 +37,16 @@ STATUS_SECONDS = 1.0
 HEAL, CHECK, RESCAN, WATCH = "initializations", "checks", "scans", "watch"
 
 
-async def serve(config: Config, read_again: ReadAgain, manager: ServiceManager) -> None:
+async def serve(
+    config: Config, read_again: ReadAgain, manager: ServiceManager, log: Mapping[str, str | None] = MappingProxyType({})
+) -> None:
     """Run the daemon until it is stopped by a signal. Raises :class:`InitializationError` if it cannot start.
 
-    ``read_again`` gives the configuration at a reload; ``manager`` hears how it goes.
+    ``read_again`` gives the configuration at a reload; ``manager`` hears how it goes; ``log`` is where it logs, for
+    people who look for that.
     """
     try:
-        await Daemon(config, read_again, manager).run()
+        await Daemon(config, read_again, manager, log).run()
     except BaseExceptionGroup as group:
         error = only_error(group)
         if isinstance(error, InitializationError):
@@ -53,10 +57,13 @@ async def serve(config: Config, read_again: ReadAgain, manager: ServiceManager) 
 class Daemon:
     """Watches roots and makes the databases in them ready until it is told to stop. Made inside an event loop."""
 
-    def __init__(self, config: Config, read_again: ReadAgain, manager: ServiceManager) -> None:
+    def __init__(
+        self, config: Config, read_again: ReadAgain, manager: ServiceManager, log: Mapping[str, str | None]
+    ) -> None:
         self.config = config
         self._read_again = read_again
         self._manager = manager
+        self._log = log
         self.roots = merge_roots(list(config.watch.roots))
         self._threads = anyio.CapacityLimiter(THREADS)
         self._guard = CrashGuard(config.state_dir, self.roots)
@@ -78,6 +85,7 @@ class Daemon:
         watch, attempts = self.config.watch, self.config.retry.attempts
         with claim(self.roots, watch.database, watch.exclude, attempts) as presence, self._guard:
             self._presence = presence
+            presence.log = self._log
             self._tell_of_crashes()
             self._tell("starting")
             async with anyio.create_task_group() as life:
@@ -197,7 +205,7 @@ class Daemon:
         assert presence is not None
         self.config, self.roots = changed.config, changed.roots
         if any(key.startswith("log.") for key in changed.keys):
-            configure_daemon(self.config)
+            presence.log = configure_daemon(self.config)
         dropped = [root for root in presence.locks if root not in self.roots]
         presence.roots, presence.database = list(self.roots), watch.database
         presence.exclude, presence.attempts = sorted(watch.exclude), self.config.retry.attempts

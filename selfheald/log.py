@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from loguru import logger
 
 from selfheald.config import Config, LogConfig, colour_allowed
-from selfheald.journal import as_journal_line, stderr_is_journal
+from selfheald.journal import as_journal_line, journal_command, stderr_is_journal
 
 if TYPE_CHECKING:
     from loguru import Logger, Message, Record
@@ -92,16 +92,18 @@ def configure(log: LogConfig, *, stderr: bool = True, stream: TextIO | None = No
         )
 
 
-def configure_daemon(config: Config) -> None:
+def configure_daemon(config: Config) -> dict[str, str | None]:
     """As :func:`configure`, for a daemon.
 
     Where stderr is the journal of a service manager, that keeps and rotates what it gets: a file is written too only
-    where somebody has named one, or the service has a folder for it.
+    where somebody has named one, or the service has a folder for it. Returns where the log is to be read: a ``file``,
+    and the command that shows the ``journal``.
     """
     wanted = config.log
     if stderr_is_journal() and "log.file" not in config.sources.origins:
         wanted = wanted.model_copy(update={"file": None})
     configure(wanted)
+    return {"file": None if wanted.file is None else str(wanted.file), "journal": journal_command()}
 
 
 def close() -> None:

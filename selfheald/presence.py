@@ -6,9 +6,9 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ class Presence:
     started_at: float
     locks: dict[Path, DatabaseLock]
     attempts: int = 0
+    #: Where the daemon logs, for people: a ``file``, and the command that shows the ``journal``.
+    log: Mapping[str, str | None] = field(default_factory=dict)
 
     def refuse_others(self, claimed: Iterable[Path]) -> None:
         """Raise if another daemon watches one of these folders, which lie below our roots."""
@@ -91,6 +93,7 @@ class Presence:
                 "database": self.database,
                 "exclude": self.exclude,
                 "attempts": self.attempts,
+                "log": dict(self.log),
                 "started_at": iso_time(self.started_at),
             }
             try:
@@ -128,6 +131,12 @@ def daemon_record(root: Path) -> dict[str, Any]:
         "state": record.get("state", "starting") if alive else "down",
         "watcher": record.get("watcher") if alive else None,
     }
+
+
+def log_of(root: Path) -> dict[str, Any]:
+    """Where the daemon of a root says that it logs. Whoever can write the root can have written it."""
+    found = (read_record(root / PRIVATE_FOLDER / RECORD) or {}).get("log")
+    return found if isinstance(found, dict) else {}
 
 
 def _require_folders(roots: Iterable[Path]) -> None:

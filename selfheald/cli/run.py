@@ -41,9 +41,9 @@ def command(
     with ServiceManager() as manager:
         try:
             effective = _needs_roots(configuration(config, overrides))
-            log.configure_daemon(effective)
+            place = log.configure_daemon(effective)
             _tell_warnings(effective)
-            anyio.run(serve, effective, partial(_read_again, config, overrides), manager)
+            anyio.run(serve, effective, partial(_read_again, config, overrides), manager, place)
         except InitializationError as error:
             manager.failed(error)
             raise

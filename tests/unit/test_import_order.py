@@ -18,7 +18,7 @@ FLOORS = [
     for line in """
         __main__
         cli
-        cli.run cli.wait cli.check cli.status cli.config_commands cli.demo cli.repair
+        cli.run cli.wait cli.check cli.status cli.config_commands cli.demo cli.repair cli.logs
         cli.ensure
         cli.progress
         cli.output
@@ -43,7 +43,7 @@ FLOORS = [
         config_model
         config_file config_values config_places
         locks column_types
-        client threads spare notify standing terminal journal
+        client threads spare notify standing terminal journal log_reading
         initialization_state
         errors
     """.strip().splitlines()
