@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -37,9 +39,10 @@ from selfheald.marker import (
     waiting_request,
 )
 from selfheald.obstacle import obstacle_of
-from selfheald.planner import Planner
+from selfheald.planner import PARSE_SECONDS, Planner
 from selfheald.retry import RetryPolicy
 from selfheald.sight import Sight, sight
+from selfheald.standing import Standing
 from selfheald.workspace import Database
 
 #: Checks under way at once.
@@ -64,7 +67,10 @@ class Caretaker:
         self._backlog: Backlog[Case] = Backlog()
         self._backlog_changed = anyio.Event()
         self._stopping = False
-        self._at_work = False
+        self._at_work: Case | None = None
+        self._moved = anyio.current_time()
+        #: Set when a database stands elsewhere, or what is being built has come further. Whoever waits puts a new one.
+        self.news = anyio.Event()
         self._changes = 0
         self._samples = 0
 
@@ -87,7 +93,24 @@ class Caretaker:
 
     def is_initializing(self) -> bool:
         """True while an initialization is under way."""
-        return self._at_work
+        return self._at_work is not None
+
+    def standings(self) -> Counter[Standing]:
+        """How many databases stand where."""
+        return Counter(case.standing for case in self._cases.values())
+
+    def progress(self) -> dict[str, Any] | None:
+        """How far the running initialization is, as in its status record."""
+        return None if self._at_work is None else self._at_work.status.record["progress"]
+
+    def overdue(self, now: float) -> float:
+        """Seconds for which a check has been due while none has begun or ended."""
+        due = self._agenda.next_due()
+        return 0.0 if due is None else max(0.0, now - max(due, self._moved))
+
+    def longest_check(self) -> float:
+        """Seconds within which a check ends, be it the one for which dbt parses the project, and asks for variables."""
+        return 2 * max(PARSE_SECONDS, self.config.dbt.timeout)
 
     def stop(self) -> None:
         """Begin no further initialization; :meth:`heal` returns when the running one has ended."""
@@ -105,9 +128,34 @@ class Caretaker:
             if not any(map(os.path.lexists, (path, database.marker))) and not has_request(database):
                 return  # a late word of one that is gone, and forgotten
             case = self._cases[path] = Case(database, Status(database))
+            self.news.set()
         elif case.settled is not None and self.is_settled(path, sight(path)) and not case.is_asked_anew():
             return
         self._schedule(case, self.config.watch.settle if quiet else 0.0)
+
+    def follow(self, config: Config, is_ours: Callable[[Path], bool], *, look_again: bool) -> list[Case]:
+        """Go on with another configuration; what is under way ends with the one that it began with.
+
+        Databases that are not ours any more are forgotten. Returns those of them that are being worked on: the work
+        is over when their ``turn`` is free. With ``look_again`` whatever was decided about the others is decided anew.
+        """
+        self.config = config
+        self._retry = RetryPolicy(config.retry.attempts, config.retry.base, config.retry.max)
+        dropped = [case for path, case in self._cases.items() if not is_ours(path)]
+        for case in dropped:
+            del self._cases[case.database.path]
+            self._agenda.discard(case)
+            self._backlog.discard(case)
+        if look_again:
+            self._tools = Tools(config, Planner(config, announce=_announce), self._reader.read)
+            self._changes = 0
+            for case in self._cases.values():
+                self._outdate(case)
+        self.news.set()
+        return [case for case in dropped if case.checking or case.initializing]
+
+    def _is_known(self, case: Case) -> bool:
+        return self._cases.get(case.database.path) is case
 
     def _schedule(self, case: Case, settle: float) -> None:
         if case.checking or case.initializing:
@@ -122,9 +170,15 @@ class Caretaker:
         longest = case.first_hint + max(5 * settle, self.config.watch.min_interval)
         self._put(case, max(min(now + settle, longest), case.checked_at + self.config.watch.min_interval))
 
+    def _stands(self, case: Case, standing: Standing) -> None:
+        if case.standing is not standing:
+            case.standing = standing
+            self.news.set()
+
     def _put(self, case: Case, due: float, *, first: bool = False) -> None:
-        self._agenda.put(case, due, first=first or case.requested)
-        self._agenda_changed.set()
+        if self._is_known(case):
+            self._agenda.put(case, due, first=first or case.requested)
+            self._agenda_changed.set()
 
     def _look_again(self, case: Case, pause: float) -> None:
         """Check it in ``pause`` seconds, or in ``watch.min_interval`` where nobody waits for it."""
@@ -139,8 +193,9 @@ class Caretaker:
         """
         self._backlog.discard(case)
         case.settled = None
-        if case.gone:
-            self._cases.pop(case.database.path, None)
+        if case.gone and self._is_known(case):
+            del self._cases[case.database.path]
+            self.news.set()
         else:
             case.gone = True
             self._look_again(case, 0.0)
@@ -183,11 +238,15 @@ class Caretaker:
 
     async def _look_at(self, cases: Sequence[Case]) -> None:
         for number, case in enumerate(cases):
-            case.refused = case.fingerprint = None
-            case.outdated = True  # also what is at work on it now goes by the old plan
-            self._schedule(case, 0)
+            self._outdate(case)
             if number % AT_A_STRETCH == 0:
                 await anyio.lowlevel.checkpoint()
+
+    def _outdate(self, case: Case) -> None:
+        """Decide anew about it; what is at work on it now goes by what held before."""
+        case.refused = case.fingerprint = None
+        case.outdated = True
+        self._schedule(case, 0)
 
     async def check_what_is_due(self) -> None:
         """Start the checks that are due, a few at a time."""
@@ -201,6 +260,7 @@ class Caretaker:
                     slots.release()
                     continue
                 case.checking = True
+                self._moved = anyio.current_time()
                 checks.start_soon(self._check_safely, case, slots)
 
     async def _next_due(self) -> Case:
@@ -228,7 +288,7 @@ class Caretaker:
             event_log("check_error", f"unexpected: {error!r}", "ERROR", database=str(case.database), exception=error)
         finally:
             case.checking = False
-            case.checked_at = anyio.current_time()
+            case.checked_at = self._moved = anyio.current_time()
             case.first_hint = None
             slots.release()
             case.tell_of_check(began)
@@ -236,7 +296,7 @@ class Caretaker:
 
     def _once_more_if_dirty(self, case: Case) -> None:
         """Something came in while it was checked or initialized: perhaps a change, perhaps our own writing."""
-        if case.dirty:
+        if case.dirty and self._is_known(case):
             case.dirty = False
             self.hint(case.database.path, quiet=True)
 
@@ -284,6 +344,7 @@ class Caretaker:
             case.planless = not error.retryable  # a shortage of the machine says nothing about the project
             if not case.requested and valid_marker(database.path) is not None:
                 case.settle(seen)
+                self._stands(case, Standing.READY)
                 return  # what is ready stays so while somebody mends the project
             raise
         self._act(case, await look(self._tools, database, plan, settings), seen)
@@ -315,16 +376,25 @@ class Caretaker:
                     self._enqueue(case)
                 else:
                     case.catch_up()
+            else:
+                self._leave(case)
             identity = found.reading.identity
             if identity is not None and outlived_a_tick(identity, found.reading.read_at):
                 case.settle(seen)
+
+    def _leave(self, case: Case) -> None:
+        """It lacks tables, and is not to be touched: nor is it, if it was to be before the configuration changed."""
+        self._stands(case, Standing.WAITING)
+        if self._backlog.discard(case):
+            case.show(state=InitializationState.NOT_STARTED.value, reason=None, queue_position=None)
 
     def _adopt(self, case: Case, found: Inspection, seen: Sight) -> None:
         put_status_right(case.status)
         if not adopt(case.database, found, answers=case.status.record["answers"]):
             self._look_again(case, BUSY_SECONDS[0])
             return
-        event_log("adopted", "ready: all tables are there", database=str(case.database))
+        level = "DEBUG" if case.standing is Standing.READY else "INFO"  # one that is in use changes all the time
+        event_log("adopted", "ready: all tables are there", level, database=str(case.database))
         self._now_ready(case, seen)
 
     def _busy(self, case: Case, holder: Holder | None) -> None:
@@ -334,6 +404,7 @@ class Caretaker:
             who = "somebody is writing to it" if holder is None else f"PID {holder.pid} ({holder.command}) holds it"
             event_log("busy", f"busy: {who}", database=str(case.database))
         if case.requested or not os.path.lexists(case.database.marker):
+            self._stands(case, Standing.BUSY)
             case.show(
                 state=InitializationState.NOT_STARTED.value,
                 reason="busy",
@@ -351,6 +422,7 @@ class Caretaker:
 
     def _now_ready(self, case: Case, seen: Sight | None) -> None:
         self._no_longer_busy(case)
+        self._stands(case, Standing.READY)
         self._backlog.discard(case)
         finish_request(case.database)
         case.status = Status(case.database)
@@ -366,6 +438,7 @@ class Caretaker:
             case.catch_up()
             return
         case.refused = key
+        self._stands(case, Standing.FAILED)
         case.attempt += 1
         pause = self._retry.pause(error.code, case.attempt, random.random())
         error.step = error.step or "check_tables"
@@ -423,8 +496,11 @@ class Caretaker:
 
     def _enqueue(self, case: Case) -> None:
         self._no_longer_busy(case)
+        self._stands(case, Standing.BUILDING if case.initializing else Standing.WAITING)
         if case.initializing:
             case.dirty = True
+            return
+        if not self._is_known(case):
             return
         added = self._backlog.add(case, requested=case.requested)
         if added or case.requested:
@@ -448,7 +524,8 @@ class Caretaker:
                 await self._backlog_changed.wait()
                 continue
             self._show_positions()
-            case.initializing = self._at_work = True
+            case.initializing, self._at_work = True, case
+            self._stands(case, Standing.BUILDING)
             case.settled = None
             try:
                 async with case.turn:  # a check of it that is under way ends first
@@ -463,7 +540,9 @@ class Caretaker:
                 )
                 self._put(case, anyio.current_time() + self._retry.base)
             finally:
-                case.initializing = self._at_work = False
+                case.initializing, self._at_work = False, None
+                if case.standing is Standing.BUILDING:
+                    self._stands(case, Standing.WAITING)
             self._once_more_if_dirty(case)
 
     def _show_positions(self) -> None:
@@ -479,6 +558,7 @@ class Caretaker:
     async def _initialize(self, case: Case) -> None:
         database = case.database
         case.attempt += 1
+        case.status.on_write = self._wrote
         pause: float | None = None
 
         def retry(error: InitializationError) -> float | None:
@@ -507,13 +587,18 @@ class Caretaker:
             seen = sight(database.path)
             # The marker may tell of another file by now: then a scan looks again.
             self._now_ready(case, seen if valid_marker(database.path) is not None else None)
-        elif pause is not None:
+            return
+        self._stands(case, Standing.FAILED)
+        if pause is not None:
             self._try_again(case, pause)
         else:
             assert result.error is not None
             with suppress(InitializationError):  # without a plan there is nothing that could be refused again
                 case.refused = refusal(await inspect(self._tools, database))
             self._give_up(case, result.error)
+
+    def _wrote(self, _record: dict[str, Any]) -> None:
+        self.news.set()
 
 
 def _announce(message: str) -> None:

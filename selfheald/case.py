@@ -17,6 +17,7 @@ from selfheald.log import event_log
 from selfheald.marker import Status, finish_request, has_request
 from selfheald.obstacle import Obstacle
 from selfheald.sight import Sight, same_database, sight
+from selfheald.standing import Standing
 from selfheald.workspace import Database
 
 #: Seconds between two looks at a database that somebody holds: doubled from the first to the second. Where nobody
@@ -37,6 +38,7 @@ class Case:
 
     database: Database
     status: Status
+    standing: Standing = Standing.WAITING
     first_hint: float | None = None
     checked_at: float = float("-inf")
     checking: bool = False

@@ -26,6 +26,7 @@ from typing import Any, NoReturn
 from selfheald.catalog import Reading
 from selfheald.client import file_identity
 from selfheald.errors import InitializationError, InitializationTimeoutError, from_dict, from_os_error
+from selfheald.notify import of_children
 from selfheald.workspace import Folder
 
 #: Run in safe-path mode: the working folder may be a stranger's, and hold a ``duckdb.py``.
@@ -106,6 +107,7 @@ def _run(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            env=of_children(os.environ),
             start_new_session=True,
             pass_fds=tuple(keep),
         )

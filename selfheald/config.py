@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from selfheald import notify
 from selfheald.config_file import Found, find, lines_of
 from selfheald.config_layers import (
     Key,
@@ -80,10 +81,7 @@ __all__ = [
 #: Names a configuration file, as ``--config`` does.
 FILE_VARIABLE = "SELFHEALD_CONFIG"
 #: What a child must not inherit: it speaks of the daemon itself, or of the daemon's interpreter alone.
-_NOT_INHERITED = frozenset(
-    "DATABASE_PATH NOTIFY_SOCKET WATCHDOG_PID WATCHDOG_USEC LISTEN_FDS LISTEN_FDNAMES LISTEN_PID "
-    "FDSTORE MAINPID MANAGERPID PYTHONHOME __PYVENV_LAUNCHER__".split()
-)
+_NOT_INHERITED = notify.OWN_NAMES | {"DATABASE_PATH", "PYTHONHOME", "__PYVENV_LAUNCHER__"}
 #: The longest value that an error message quotes, in characters.
 _QUOTED = 80
 

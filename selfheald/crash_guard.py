@@ -76,6 +76,27 @@ class CrashGuard:
             os.close(self._descriptor)
             self._descriptor = -1
 
+    def look_after(self, roots: Sequence[Path]) -> list[Path]:
+        """From now on these are our roots: take over what dead daemons left about files below them.
+
+        Returns the files that are suspects by that. What cannot be taken over now is left to the next start.
+        """
+        before = set(self._suspects)
+        self._roots = list(roots)
+        lock = DatabaseLock(self._folder / ".lock")
+        with suppress(OSError, InitializationError):
+            if self._descriptor >= 0 and lock.acquire(_PATIENCE_SECONDS):
+                try:
+                    done_with = self._inherit()
+                    with self._lock:
+                        for path in self._suspects.keys() - before:
+                            self._note("+", path, self._suspects[path])
+                    for file in done_with:
+                        file.unlink()
+                finally:
+                    lock.release()
+        return [path for path in self._suspects if path not in before]
+
     @property
     def suspects(self) -> list[Path]:
         """The files that are to be read apart."""

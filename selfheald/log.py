@@ -1,5 +1,8 @@
 """The log: a line for each event, for people or as JSON, on stderr and in a file that rotates.
 
+Where stderr is the journal of a service manager, each line begins with its level as the journal reads it, and the
+journal adds the time.
+
 :func:`configure` is called once by a program; :func:`event_log` by everything that has something to tell.
 Until ``configure`` is called nothing is logged: in somebody else's process selfheald is silent.
 
@@ -25,7 +28,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from loguru import logger
 
-from selfheald.config import LogConfig, colour_allowed
+from selfheald.config import Config, LogConfig, colour_allowed
+from selfheald.journal import as_journal_line, journal_command, stderr_is_journal
 
 if TYPE_CHECKING:
     from loguru import Logger, Message, Record
@@ -66,15 +70,18 @@ def configure(log: LogConfig, *, stderr: bool = True, stream: TextIO | None = No
     logger.remove()
     logger.enable("selfheald")
     _Bridge.install()
-    spare = _Stderr(stream)
+    journal = stream is None and stderr_is_journal()
+    spare = _Stderr(stream, journal)
     file, problem = None, None
     if log.file is not None:
         # A copy of loguru's logger is independent of it, and can be made only while no sink is there.
-        file = _File(log, log.file, copy.deepcopy(logger), None if stderr else spare)
+        file = _File(log, log.file, copy.deepcopy(logger), spare, alone=not stderr)
         problem = file.open()
     if stderr:
-        line = _json_line if log.as_json else _short_line
-        _add(spare, line, log.level, coloured=not log.as_json and spare.isatty() and colour_allowed())
+        # The journal is searched, as a file is.
+        line = _json_line if log.as_json else _full_line if journal else _short_line
+        coloured = not log.as_json and spare.isatty() and colour_allowed()
+        _add(spare, line, log.level, coloured=coloured, journal=journal)
     if file is not None:
         _add(file, _json_line if log.as_json else _full_line, log.level)
     if log.file is not None and problem is not None:
@@ -83,6 +90,20 @@ def configure(log: LogConfig, *, stderr: bool = True, stream: TextIO | None = No
             f"No log file: {log.file.parent} cannot be written ({problem}); the log goes to stderr alone until it can",
             "WARNING",
         )
+
+
+def configure_daemon(config: Config) -> dict[str, str | None]:
+    """As :func:`configure`, for a daemon.
+
+    Where stderr is the journal of a service manager, that keeps and rotates what it gets: a file is written too only
+    where somebody has named one, or the service has a folder for it. Returns where the log is to be read: a ``file``,
+    and the command that shows the ``journal``.
+    """
+    wanted = config.log
+    if stderr_is_journal() and "log.file" not in config.sources.origins:
+        wanted = wanted.model_copy(update={"file": None})
+    configure(wanted)
+    return {"file": None if wanted.file is None else str(wanted.file), "journal": journal_command()}
 
 
 def close() -> None:
@@ -150,10 +171,17 @@ def _human_line(record: Record, shown: Callable[[str], str]) -> str:
     return one_line(text)
 
 
-def _add(sink: _Stderr | _File, line: Callable[[Record], str], level: str, *, coloured: bool = False) -> None:
+def _add(
+    sink: _Stderr | _File,
+    line: Callable[[Record], str],
+    level: str,
+    *,
+    coloured: bool = False,
+    journal: bool = False,
+) -> None:
     logger.add(
         sink,
-        format=_format(line, coloured=coloured),
+        format=_journal_format(line) if journal else _format(line, coloured=coloured),
         level=level,
         colorize=coloured,
         catch=True,
@@ -173,6 +201,14 @@ def _format(line: Callable[[Record], str], *, coloured: bool) -> Callable[[Recor
     def formatted(record: Record) -> str:
         record["extra"][name] = line(record)
         return pattern
+
+    return formatted
+
+
+def _journal_format(line: Callable[[Record], str]) -> Callable[[Record], str]:
+    def formatted(record: Record) -> str:
+        record["extra"]["_journal_line"] = as_journal_line(line(record), record["level"].name)
+        return "{extra[_journal_line]}\n"
 
     return formatted
 
@@ -226,8 +262,9 @@ def _escape(match: re.Match[str]) -> str:
 class _Stderr:
     """stderr as it is at each moment (progress displays exchange it); one that is gone is no error."""
 
-    def __init__(self, stream: TextIO | None) -> None:
+    def __init__(self, stream: TextIO | None, journal: bool) -> None:
         self._stream = stream
+        self.journal = journal
 
     def isatty(self) -> bool:
         stream = self._stream or sys.stderr
@@ -249,15 +286,16 @@ class _Stderr:
 class _File:
     """The log file: ``private``, a loguru logger of its own, rotates it; its failures never reach the program.
 
-    While the file cannot be written, each line tries it again and goes to ``spare``, if there is one (nothing
-    else shows it then); one line on stderr says when that begins.
+    While the file cannot be written, each line tries it again; one line on ``stderr`` says when that begins. If the
+    file is ``alone``, and nothing else shows its lines, they go there too.
     """
 
-    def __init__(self, log: LogConfig, path: Path, private: Logger, spare: _Stderr | None) -> None:
+    def __init__(self, log: LogConfig, path: Path, private: Logger, stderr: _Stderr, *, alone: bool) -> None:
         self._log = log
         self._path = path
         self._logger = private
-        self._spare = spare
+        self._stderr = stderr
+        self._alone = alone
         self._failing = False
         self._sink: int | None = None
 
@@ -299,8 +337,8 @@ class _File:
             if not self._failing:
                 self._failing = True
                 self._complain(_reason(error))
-            if self._spare is not None:
-                self._spare.write(str(message))
+            if self._alone:
+                self._stderr.write(str(message))
         else:
             self._failing = False
 
@@ -321,7 +359,9 @@ class _File:
         if self._log.as_json:
             told = {"timestamp": _instant(now), "level": "WARNING", "message": text, "event": "log_unwritable"}
             line = json.dumps(dict.fromkeys(KEYS) | told)
-        (self._spare or _Stderr(None)).write(f"{line}\n")
+        if self._stderr.journal:
+            line = as_journal_line(line if self._log.as_json else text, "WARNING")
+        self._stderr.write(f"{line}\n")
 
 
 def _ends_within_a_line(path: Path) -> bool:

@@ -6,9 +6,9 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from selfheald.errors import InitializationError, from_os_error
 from selfheald.initialization_state import iso_time
 from selfheald.locks import DatabaseLock, held
 from selfheald.marker import installed_version
-from selfheald.workspace import PRIVATE_FOLDER, is_reachable, write_atomically
+from selfheald.workspace import PRIVATE_FOLDER, is_reachable, remove_file, write_atomically
 
 LOCK, RECORD = "daemon.lock", "daemon.json"
 #: Seconds for which a lock may be refused: a client that asks who watches holds it for an instant.
@@ -34,13 +34,36 @@ class Presence:
     started_at: float
     locks: dict[Path, DatabaseLock]
     attempts: int = 0
+    #: Where the daemon logs, for people: a ``file``, and the command that shows the ``journal``.
+    log: Mapping[str, str | None] = field(default_factory=dict)
 
     def refuse_others(self, claimed: Iterable[Path]) -> None:
         """Raise if another daemon watches one of these folders, which lie below our roots."""
         for folder in claimed:
             if folder not in self.locks and held(folder / PRIVATE_FOLDER / LOCK):
-                root = next((root for root in self.roots if root in folder.parents), folder)
+                root = next((root for root in self.locks if root in folder.parents), folder)
                 raise _taken(root, folder)
+
+    def claim(self, roots: Sequence[Path]) -> None:
+        """Hold these roots too: all of them, or none. Raises as :func:`claim` does."""
+        _require_folders(roots)
+        own, new = frozenset(self.locks), dict[Path, DatabaseLock]()
+        try:
+            for root in roots:
+                new[root] = _claimed(root, own)
+        except BaseException:
+            for lock in new.values():
+                lock.release()
+            raise
+        self.locks |= new
+
+    def let_go(self, root: Path) -> None:
+        """Hold this root no longer, and leave no word there of who held it."""
+        with suppress(InitializationError, OSError):  # it may be gone, or nobody's to write any more
+            remove_file(root / PRIVATE_FOLDER / RECORD)
+        lock = self.locks.pop(root, None)
+        if lock is not None:
+            lock.release()
 
     def renew(self) -> None:
         """Claim again a root that was deleted and made anew: the lock that we hold is on a file that is gone."""
@@ -70,6 +93,7 @@ class Presence:
                 "database": self.database,
                 "exclude": self.exclude,
                 "attempts": self.attempts,
+                "log": dict(self.log),
                 "started_at": iso_time(self.started_at),
             }
             try:
@@ -86,33 +110,13 @@ def claim(roots: Sequence[Path], database: str, exclude: Sequence[str], attempts
     Raises ``config_invalid`` for a root that is no folder, ``permission_denied``, and ``concurrent_initialization``
     naming the other daemon where one watches the root, or a folder above it, already.
     """
-    for root in roots:
-        if not is_reachable(root):
-            with suppress(FileNotFoundError, NotADirectoryError):
-                _require_passable(root)
-            what = "is not a folder" if root.exists() else "does not exist"
-            raise InitializationError(
-                f"the root {root} {what}",
-                code="config_invalid",
-                path=root,
-                hint="Make the folder, or correct watch.roots.",
-            )
     presence = Presence(list(roots), database, sorted(exclude), time.time(), {}, attempts)
+    presence.claim(roots)
     try:
-        for root in roots:
-            presence.locks[root] = _claimed(root)
         yield presence
     finally:
         for lock in presence.locks.values():
             lock.release()
-
-
-def _require_passable(root: Path) -> None:
-    """Raise ``permission_denied`` if a folder above the root may not be passed."""
-    try:
-        root.stat()
-    except PermissionError as error:
-        raise from_os_error(error, root, "use") from error
 
 
 def daemon_record(root: Path) -> dict[str, Any]:
@@ -129,8 +133,37 @@ def daemon_record(root: Path) -> dict[str, Any]:
     }
 
 
-def _claimed(root: Path) -> DatabaseLock:
-    above = next((folder for folder in root.parents if held(folder / PRIVATE_FOLDER / LOCK)), None)
+def log_of(root: Path) -> dict[str, Any]:
+    """Where the daemon of a root says that it logs. Whoever can write the root can have written it."""
+    found = (read_record(root / PRIVATE_FOLDER / RECORD) or {}).get("log")
+    return found if isinstance(found, dict) else {}
+
+
+def _require_folders(roots: Iterable[Path]) -> None:
+    for root in roots:
+        if not is_reachable(root):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                _require_passable(root)
+            what = "is not a folder" if root.exists() else "does not exist"
+            raise InitializationError(
+                f"the root {root} {what}",
+                code="config_invalid",
+                path=root,
+                hint="Make the folder, or correct watch.roots.",
+            )
+
+
+def _require_passable(root: Path) -> None:
+    """Raise ``permission_denied`` if a folder above the root may not be passed."""
+    try:
+        root.stat()
+    except PermissionError as error:
+        raise from_os_error(error, root, "use") from error
+
+
+def _claimed(root: Path, own: Set[Path]) -> DatabaseLock:
+    others = (folder for folder in root.parents if folder not in own)
+    above = next((folder for folder in others if held(folder / PRIVATE_FOLDER / LOCK)), None)
     if above is not None:
         raise _taken(root, above)
     try:

@@ -37,7 +37,7 @@ def configuration(path: Path | None, overrides: dict[str, Any] | None = None) ->
     """The configuration; what was passed over on the way is said on stderr."""
     config = load_config(path, overrides)
     for notice in config_sources(config).notices:
-        typer.echo(f"note: {notice}", err=True)
+        _tell(f"note: {notice}", "WARNING")
     return config
 
 
@@ -65,15 +65,21 @@ def print_error(error: InitializationError) -> None:
     """
     first, *more = error.message.splitlines() or [""]
     where = "" if error.path is None or error.path in first else f" ({error.path})"
-    typer.echo(f"error[{error.code}]: {first}{where}", err=True)
-    for line in more:
-        typer.echo(f"  {line}", err=True)
+    lines = [f"error[{error.code}]: {first}{where}", *(f"  {line}" for line in more)]
     if error.hint:
         hint, *more = error.hint.splitlines()
         log = f" Log: {error.log}" if error.log else ""
-        typer.echo(f"  {hint}{log}", err=True)
-        for line in more:
-            typer.echo(f"  {line}", err=True)
+        lines += [f"  {hint}{log}", *(f"  {line}" for line in more)]
+    _tell("\n".join(lines), "ERROR")
+
+
+def _tell(text: str, level: str) -> None:
+    """Lines on stderr; with their level, where that is the journal of a service manager."""
+    from selfheald.journal import as_journal_line, stderr_is_journal
+
+    if stderr_is_journal():
+        text = "\n".join(as_journal_line(line, level) for line in text.splitlines())
+    typer.echo(text, err=True)
 
 
 def exit_code(error: InitializationError) -> int:

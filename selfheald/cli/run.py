@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from selfheald.cli.output import ConfigOption, configuration
+
+if TYPE_CHECKING:
+    from selfheald.config import Config
 
 
 def command(
@@ -19,26 +24,59 @@ def command(
 ) -> None:
     """Watch folders and make the databases in them ready, until stopped by a signal.
 
+    SIGHUP has the configuration read again.
+
     Example: selfheald run ~/workspaces
     """
+    # One that comes before anybody listens waits: by itself it would end the process.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     import anyio
 
-    from selfheald import config as settings
     from selfheald import log
     from selfheald.daemon import serve
     from selfheald.errors import InitializationError
+    from selfheald.notify import ServiceManager
 
     overrides = {"watch.roots": [str(root.absolute()) for root in roots]} if roots else {}
-    effective = configuration(config, overrides)
-    if not effective.watch.roots:
+    with ServiceManager() as manager:
+        try:
+            effective = _needs_roots(configuration(config, overrides))
+            place = log.configure_daemon(effective)
+            _tell_warnings(effective)
+            anyio.run(serve, effective, partial(_read_again, config, overrides), manager, place)
+        except InitializationError as error:
+            manager.failed(error)
+            raise
+
+
+def _read_again(path: Path | None, overrides: dict[str, Any]) -> Config:
+    """The configuration as it is now, from where it came at the start."""
+    from selfheald.config import load_config
+
+    config = _needs_roots(load_config(path, overrides))
+    _tell_warnings(config)
+    return config
+
+
+def _needs_roots(config: Config) -> Config:
+    """The same configuration; raises ``config_invalid`` if there is no folder to watch."""
+    from selfheald.config import config_sources
+    from selfheald.errors import InitializationError
+
+    if not config.watch.roots:
         raise InitializationError(
             "there is no folder to watch",
             code="config_invalid",
-            path=settings.config_sources(effective).file,
+            path=config_sources(config).file,
             hint="Name one: `selfheald run ROOT`, or set watch.roots in selfheald.toml.",
         )
-    log.configure(effective.log)
-    for warning in settings.warnings(effective):
+    return config
+
+
+def _tell_warnings(config: Config) -> None:
+    from selfheald.config import warnings
+    from selfheald.log import event_log
+
+    for warning in warnings(config):
         if not warning.startswith("watch.roots: "):  # a root that is missing at the start is an error, and told as one
-            log.event_log("config_warning", warning, "WARNING")
-    anyio.run(serve, effective)
+            event_log("config_warning", warning, "WARNING")

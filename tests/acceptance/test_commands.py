@@ -334,7 +334,7 @@ class TestUsage:
     def test_help(self, selfheald: Selfheald) -> None:
         """Each command shows how it is used."""
         listed = selfheald.ok("--help").stdout
-        commands = "run ensure wait exec check status repair demo".split()
+        commands = "run ensure wait exec check status logs repair demo".split()
         assert all(re.search(rf"^\W*{command}\b", listed, re.MULTILINE) for command in commands), listed
         commands += ["config show", "config validate", "config schema", "config init"]
         with ExitStack() as stack:

@@ -18,17 +18,17 @@ FLOORS = [
     for line in """
         __main__
         cli
-        cli.run cli.wait cli.check cli.status cli.config_commands cli.demo cli.repair
+        cli.run cli.wait cli.check cli.status cli.config_commands cli.demo cli.repair cli.logs
         cli.ensure
         cli.progress
         cli.output
         daemon
-        auto_initializer caretaker lookout
+        auto_initializer caretaker lookout heartbeat
         case
         initialization guarded_reader
         inspection
         attempt planner quarantine reproduction
-        variables
+        variables reloading
         watch dbt_host staging presence log decision table_checker outlook
         marker check_child
         table_copier
@@ -44,7 +44,7 @@ FLOORS = [
         config_model
         config_file config_values config_places
         locks column_types
-        client threads spare
+        client threads spare notify standing terminal journal log_reading
         initialization_state
         errors
     """.strip().splitlines()

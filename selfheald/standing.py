@@ -1,0 +1,28 @@
+"""How many databases stand where, and that in a few words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+
+class Standing(Enum):
+    """Where a database stands, in the words of ``selfheald status``."""
+
+    READY = "ready"
+    BUILDING = "building"
+    WAITING = "waiting"
+    BUSY = "busy"
+    FAILED = "failed"
+
+
+def in_words(counts: Mapping[Standing, int], progress: Mapping[str, Any] | None = None) -> str:
+    """``12 ready, 1 building 3/10, 1 failed``. ``progress`` is that of the status record of what is being built."""
+    words = []
+    for standing in Standing:
+        count = counts.get(standing, 0)
+        if count:
+            done = f" {progress['done']}/{progress['total']}" if standing is Standing.BUILDING and progress else ""
+            words.append(f"{count} {standing.value}{done}")
+    return ", ".join(words) or "no databases"
