@@ -68,11 +68,17 @@ class Settings:
 
 
 class Planner:
-    """Keeps the plans of one configuration. Not for use from several threads at once."""
+    """Keeps the plans of one configuration. Not for use from several threads at once.
 
-    def __init__(self, config: Config, *, announce: Callable[[str], None] = lambda message: None) -> None:
+    With ``keep`` false the plan cache is read, and never written to: it may belong to the service's user.
+    """
+
+    def __init__(
+        self, config: Config, *, announce: Callable[[str], None] = lambda message: None, keep: bool = True
+    ) -> None:
         self.config = config
         self.announce = announce
+        self._keeps = keep
         # The folder of the service may itself be a link, as with systemd; in what lies below none is followed.
         self._folder = Path(os.path.realpath(config.state_dir)) / "plans"
         self._fingerprints = Fingerprints()
@@ -178,9 +184,9 @@ class Planner:
         self.announce("Reading the dbt project…")
         try:
             try:
-                plan = await self._parse(fingerprint, settings, keep=True)
+                plan = await self._parse(fingerprint, settings, keep=self._keeps)
             except InitializationError as error:
-                if error.code not in ("disk_full", "permission_denied"):
+                if not self._keeps or error.code not in ("disk_full", "permission_denied"):
                     raise
                 # The plan cache spares time, no more: without room for it the project is read elsewhere.
                 plan = await self._parse(fingerprint, settings, keep=False)

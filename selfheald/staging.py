@@ -16,7 +16,7 @@ from selfheald.client import OPEN_SAFELY
 from selfheald.errors import InitializationError, from_os_error
 from selfheald.workspace import Database, Folder, ensure_private_folder, open_folder
 
-_PREFIX = "staging-"
+PREFIX = "staging-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ def open_staging(database: Database, *, keep_on_error: bool = False) -> Iterator
     The staging database has the live one's file name, since its stem is the catalog name that dbt writes into SQL.
     ``keep_on_error`` leaves the folder where it is if the body raises an :class:`InitializationError`.
     """
-    path = ensure_private_folder(database) / f"{_PREFIX}{secrets.token_hex(4)}"
+    path = ensure_private_folder(database) / f"{PREFIX}{secrets.token_hex(4)}"
     keep = False
     with ExitStack() as stack:
         try:
@@ -90,7 +90,7 @@ def clean_leftovers(database: Database) -> list[Path]:
                 with suppress(OSError):
                     if _is_temporary(name, database):
                         os.unlink(name, dir_fd=handle)
-                    elif folder == database.private and name.startswith(_PREFIX) and _is_folder(name, handle):
+                    elif folder == database.private and name.startswith(PREFIX) and _is_folder(name, handle):
                         _remove_free(name, handle)
                     else:
                         continue
@@ -127,7 +127,7 @@ def has_leftovers(database: Database) -> bool:
                 names += os.listdir(handle)
     except (OSError, InitializationError):
         return False
-    return any(name.startswith(_PREFIX) or _is_temporary(name, database) for name in names)
+    return any(name.startswith(PREFIX) or _is_temporary(name, database) for name in names)
 
 
 def require_space(folder: Path, *, minimum: int, staging_bytes: int) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from selfheald.cli import check, config_commands, demo, ensure, repair, run, status, wait
+from selfheald.cli import check, config_commands, demo, doctor, ensure, repair, run, status, wait
 from selfheald.cli.output import exit_code, print_error
 from selfheald.errors import InitializationError
 
@@ -87,5 +87,6 @@ app.command("exec", options_metavar="[OPTIONS]", epilog="The command follows aft
 app.command("check")(check.command)
 app.command("status")(status.command)
 app.command("repair")(repair.command)
+app.command("doctor")(doctor.command)
 app.command("demo")(demo.command)
 app.add_typer(config_commands.app, name="config")
