@@ -10,14 +10,13 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import anyio
 
 from selfheald.client import read_record
 from selfheald.config import Config, config_sources, warnings
 from selfheald.config_values import has_placeholder
-from selfheald.diagnosis.findings import Finding, Status, complete
+from selfheald.diagnosis.findings import Finding, Status, complete, red
 from selfheald.diagnosis.judge_machine import (
     judge_instances,
     judge_open_files,
@@ -49,6 +48,7 @@ from selfheald.diagnosis.probe_setup import ask_interpreter, daemon_duckdb, prof
 from selfheald.errors import InitializationError
 from selfheald.locks import held
 from selfheald.marker import installed_version
+from selfheald.plan import Plan
 from selfheald.presence import LOCK, RECORD
 from selfheald.threads import run_in_thread
 from selfheald.workspace import PRIVATE_FOLDER, merge_roots
@@ -78,8 +78,11 @@ async def examine(config: Config, person: Person, announce: Callable[[str], None
         if _depends_on_workspace(config):
             await walked.wait()
             workspace = seen.databases[0].parent if seen.databases else workspace
-        found = await read_project(config, workspace, announce)
-        findings.extend(judge_plan(found, profile_of(config, _project_dir(config, found))))
+        found, dbt_was_asked = await read_project(config, workspace, announce)
+        if dbt_was_asked:
+            findings.extend(judge_plan(found, profile_of(config, _project_dir(config, found))))
+        elif isinstance(found, InitializationError):
+            findings.append(red("settings", found.message, found.hint))
 
     async def examine_places() -> None:
         nonlocal seen
@@ -131,7 +134,7 @@ def _depends_on_workspace(config: Config) -> bool:
     return bool(dbt.vars_command) or any(map(has_placeholder, texts))
 
 
-def _project_dir(config: Config, found: Any) -> Path:
+def _project_dir(config: Config, found: Plan | InitializationError) -> Path:
     return config.dbt.project_dir if isinstance(found, InitializationError) else Path(found.project_dir)
 
 

@@ -62,7 +62,7 @@ def judge_suspects(suspects: Sequence[Path]) -> Finding:
     """Databases whose reading ended a daemon, or was not done in time."""
     if not suspects:
         return green("suspects", "no database was being read when a daemon died")
-    message = f"{_number(suspects, 'database')} was being read when a daemon died: {_named(suspects)}"
+    message = f"a daemon died while it read {_number(suspects, 'database')}: {_named(suspects)}"
     return yellow("suspects", message, "They are read in a process apart; see them with `selfheald status`.")
 
 
@@ -85,7 +85,9 @@ def _judge_daemon(watcher: Watcher, version: str, database: str, mode: str, uid:
         hint = "Restart it with this configuration."
         return red("daemon", f"{message}; it looks for {record['database']}, not {database}", hint)
     if kind == "degraded":
-        return yellow("daemon", f"{message}: part of it is gone, or without events", "See its log: `selfheald logs`.")
+        return yellow(
+            "daemon", f"{message}: part of it is gone, or without events", "Its log tells which part, and why."
+        )
     if kind == "polling" and mode == "native":
         return yellow("daemon", f"{message}, though watch.mode is native", "Restart it with this configuration.")
     owner = record.get("uid")

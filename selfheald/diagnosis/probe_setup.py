@@ -44,13 +44,23 @@ async def ask_interpreter(config: Config) -> Interpreter | InitializationError:
     return Interpreter(path=python, prefix=answer["prefix"], problem=answer["problem"], **answer["versions"])
 
 
-async def read_project(config: Config, workspace: Path, announce: Callable[[str], None]) -> Plan | InitializationError:
-    """The plan for a workspace, or why there is none. Nothing is written to the plan cache."""
+async def read_project(
+    config: Config, workspace: Path, announce: Callable[[str], None]
+) -> tuple[Plan | InitializationError, bool]:
+    """The plan for a workspace, or why there is none; and whether dbt was asked, or ``dbt.vars_command`` failed before.
+
+    Nothing is written to the plan cache.
+    """
     planner = Planner(config, announce=announce, keep=False)
+    database = Database.at(workspace / config.watch.database)
     try:
-        return await planner.plan_for(Database.at(workspace / config.watch.database), fresh=True)
+        await planner.settings_for(database)
     except InitializationError as error:
-        return _without_log(error)
+        return error, False
+    try:
+        return await planner.plan_for(database), True
+    except InitializationError as error:
+        return _without_log(error), True
 
 
 def _without_log(error: InitializationError) -> InitializationError:
