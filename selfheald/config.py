@@ -133,9 +133,11 @@ def warnings(config: Config) -> list[str]:
     found = list(config.sources.notices)
     if not config.watch.roots:
         found.append("watch.roots: no folder to watch is configured; `selfheald run` needs ROOT arguments")
-    found += [f"watch.roots: {root} is not a folder" for root in config.watch.roots if not root.is_dir()]
+    # Not by pathlib, which raises where a folder above may not be passed.
+    roots = [root for root in config.watch.roots if not os.path.isdir(root)]  # noqa: PTH112
+    found += [f"watch.roots: {root} is not a folder" for root in roots]
     project = config.dbt.project_dir
-    if project.is_absolute() and not (project / "dbt_project.yml").is_file():
+    if project.is_absolute() and not os.path.isfile(project / "dbt_project.yml"):  # noqa: PTH113
         found.append(f"dbt.project_dir: {project} holds no dbt_project.yml")
     if not os.access(config.dbt.python, os.X_OK):
         found.append(f"dbt.python: {config.dbt.python} is not a program that you may run")

@@ -29,14 +29,14 @@ class Fingerprints:
         ``settings`` is whatever else counts (variables, selection, target), as JSON. Raises ``dbt_project_missing``
         if there is no ``dbt_project.yml``, ``permission_denied`` if a file cannot be read.
         """
-        if not (project_dir / "dbt_project.yml").is_file():
-            raise InitializationError(
-                f"there is no dbt project in {project_dir}",
-                code="dbt_project_missing",
-                path=project_dir / "dbt_project.yml",
-            )
         digest = hashlib.sha256()
         try:
+            if not (project_dir / "dbt_project.yml").is_file():
+                raise InitializationError(
+                    f"there is no dbt project in {project_dir}",
+                    code="dbt_project_missing",
+                    path=project_dir / "dbt_project.yml",
+                )
             for path in _project_files(project_dir):
                 digest.update(f"{path.relative_to(project_dir)}\0{self._hash(path)}\n".encode(errors="replace"))
             if profiles_dir is not None and (profiles_dir / "profiles.yml").is_file():

@@ -61,7 +61,7 @@ async def examine(config: Config, person: Person, announce: Callable[[str], None
     """All findings about a configuration that could be read, for a daemon that runs as ``person``."""
     findings = judge_configuration(config.sources.file, config_sources(config).notices, warnings(config))
     findings += _own_interpreter()
-    roots = merge_roots([root for root in config.watch.roots if root.is_dir()])
+    roots = merge_roots([root for root in config.watch.roots if os.path.isdir(root)])  # noqa: PTH112 - never raises
     walked = anyio.Event()
     seen = Walk()
 
@@ -100,7 +100,7 @@ async def examine(config: Config, person: Person, announce: Callable[[str], None
         group.start_soon(examine_project)
         group.start_soon(examine_places)
     findings += service_findings(config)
-    return complete(findings, "nothing could be found out about it")
+    return complete(findings, "something else is in the way")
 
 
 def examine_machine_alone(error: InitializationError) -> list[Finding]:
@@ -139,7 +139,7 @@ def _project_dir(config: Config, found: Plan | InitializationError) -> Path:
 
 
 def _places(config: Config, roots: Sequence[Path], person: Person) -> list[Finding]:
-    temporary = Path(tempfile.gettempdir())
+    temporary = _temporary_folder()
     log_folder = None if config.log.file is None else config.log.file.parent
     others = [config.state_dir, *([] if log_folder is None else [log_folder]), temporary]
     findings = judge_roots(look_at_roots(config.watch.roots, person), config.watch.mode)
@@ -148,6 +148,13 @@ def _places(config: Config, roots: Sequence[Path], person: Person) -> list[Findi
     findings.append(judge_place("log_folder", None if log_folder is None else look_at_place(log_folder, person)))
     findings.append(judge_place("temporary_folder", look_at_place(temporary, person)))
     return findings
+
+
+def _temporary_folder() -> Path:
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError:  # none can be written, and this is the one that is looked for first by most programs
+        return Path("/tmp")
 
 
 def _machine(config: Config, roots: Sequence[Path], person: Person, seen: Walk) -> list[Finding]:

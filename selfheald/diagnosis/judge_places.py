@@ -67,15 +67,20 @@ def judge_roots(roots: Sequence[Root], mode: str) -> list[Finding]:
     findings: list[Finding] = []
     for root in roots:
         if root.mode is None or not stat.S_ISDIR(root.mode):
-            what = "does not exist" if root.mode is None else "is not a folder"
-            hint = f"mkdir -p {_quoted(root.path)}, or correct watch.roots."
-            findings.append(red("roots", f"{root.path} {what}", hint))
+            findings.append(_judge_what_is_no_folder(root))
             continue
         findings.append(_judge_path(root))
         if root.within is None:
             findings += _judge_rights(root)
             findings += [_judge_file_system(root, mode), _judge_stamps(root)]
     return findings
+
+
+def _judge_what_is_no_folder(root: Root) -> Finding:
+    if root.mode is None and root.access is not None:
+        return red("roots", f"{root.path} cannot be reached: a folder above it may not be passed", root.access)
+    what = "does not exist" if root.mode is None else "is not a folder"
+    return red("roots", f"{root.path} {what}", f"mkdir -p {_quoted(root.path)}, or correct watch.roots.")
 
 
 def _judge_path(root: Root) -> Finding:
@@ -169,7 +174,7 @@ def judge_place(check: str, place: Place | None) -> Finding:
         return green(check, "none: the log goes to stderr alone")
     if place.access is not None:
         # Where state or log cannot be written the daemon works on, with less memory of what was.
-        told = yellow if place.mode is not None and check != "temporary_folder" else red
+        told = red if check == "temporary_folder" else yellow
         return told(check, f"{place.path} cannot be {'written' if place.mode is not None else 'made'}", place.access)
     if place.mode is None:
         return green(check, f"{place.path} is still to be made, and can be")

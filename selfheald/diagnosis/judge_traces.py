@@ -58,8 +58,11 @@ def judge_traces(found: Traces) -> list[Finding]:
     return [leftovers, green("set_aside", f"{aside}{size}")]
 
 
-def judge_suspects(suspects: Sequence[Path]) -> Finding:
-    """Databases whose reading ended a daemon, or was not done in time."""
+def judge_suspects(suspects: Sequence[Path] | OSError) -> Finding:
+    """Databases whose reading ended a daemon, or was not done in time; an error: the notes cannot be read."""
+    if isinstance(suspects, OSError):
+        message = f"the daemons' notes in {suspects.filename} cannot be read: {suspects.strerror}"
+        return yellow("suspects", message, "Run doctor as the user of the daemon.")
     if not suspects:
         return green("suspects", "no database was being read when a daemon died")
     message = f"a daemon died while it read {_number(suspects, 'database')}: {_named(suspects)}"

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from selfheald.crash_guard import FOLDER as NOTES_FOLDER
+from selfheald.crash_guard import SUFFIX as NOTES_SUFFIX
 from selfheald.crash_guard import unfinished
 from selfheald.diagnosis.judge_machine import Folders
 from selfheald.diagnosis.judge_places import Place, Room, Root
@@ -80,7 +81,8 @@ def _look_at_root(path: Path, merged: Sequence[Path], person: Person) -> Root:
     real = Path(os.path.realpath(path))
     mode = _mode(real, follow=True)
     if mode is None or not stat.S_ISDIR(mode):
-        return Root(path, real, mode)
+        there = mode is not None or os.path.lexists(real)
+        return Root(path, real, mode, access=None if there else _hidden(real, person))
     private = real / PRIVATE_FOLDER
     kind = _kind(private)
     read_only = _is_read_only(real)
@@ -133,13 +135,13 @@ def look_at_space(roots: Iterable[Path], others: Iterable[Path]) -> list[Room]:
 
 
 def walk(roots: Sequence[Path], name: str, exclude: Collection[str], held: Collection[tuple[int, int]]) -> Walk:
-    """Walk the roots as the daemon's scan does, for :data:`WALK_SECONDS` at most.
+    """Walk merged roots as the daemon's scan does, for :data:`WALK_SECONDS` at most.
 
     ``held`` are device and inode of all that somebody holds a ``flock`` on.
     """
     end = time.monotonic() + WALK_SECONDS
     passed_over = frozenset(exclude)
-    todo = [os.fspath(root) for root in merge_roots([each for each in roots if each.is_dir()])]
+    todo = list(map(os.fspath, roots))
     found = Walk()
     count, size = 0, 0
     staging: list[Path] = []
@@ -186,18 +188,28 @@ def _listed(folder: Path, prefix: str) -> list[tuple[str, os.stat_result]]:
     return found
 
 
-def look_for_suspects(state_dir: Path, roots: Sequence[Path], held: Collection[tuple[int, int]]) -> list[Path]:
-    """Databases below the roots that were being read when a daemon died, or were not read in time."""
+def look_for_suspects(
+    state_dir: Path, roots: Sequence[Path], held: Collection[tuple[int, int]]
+) -> list[Path] | OSError:
+    """Databases below merged roots that were being read when a daemon died, or were not read in time.
+
+    An error where the notes about them may not be read.
+    """
     folder = state_dir / NOTES_FOLDER
-    merged = merge_roots(list(roots))
-    notes = [(path, found) for path in sorted(folder.glob("*.notes")) if (found := _notes(path))]
+    try:
+        files = sorted(path for path in folder.iterdir() if path.suffix == NOTES_SUFFIX)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        return error
+    notes = [(path, found) for path in files if (found := _notes(path))]
     alive = [path for path, _ in notes if _identity(path) in held]
     if alive:
         time.sleep(_NOTES_SECONDS)
     suspects: set[Path] = set()
     for path, found in notes:
         suspects |= found & _notes(path) if path in alive else found
-    return sorted(each for each in suspects if any(is_under(each, root) for root in merged))
+    return sorted(each for each in suspects if any(is_under(each, root) for root in roots))
 
 
 def _notes(path: Path) -> set[Path]:
@@ -219,6 +231,17 @@ def _refusal(path: Path, person: Person, *, read_only: bool) -> str | None:
     folder = nearest(path.parent)
     wanted = os.R_OK | os.X_OK | (0 if read_only else os.W_OK)
     return None if os.access(folder, wanted) else HINTS["permission_denied"]
+
+
+def _hidden(path: Path, person: Person) -> str | None:
+    """What would let one see what is at ``path``, where a folder above may not be passed; else ``None``."""
+    try:
+        path.lstat()
+    except PermissionError:
+        return _refusal(path / "any", person, read_only=False) or HINTS["permission_denied"]
+    except OSError:
+        return None
+    return None
 
 
 def _kind(path: Path) -> str:

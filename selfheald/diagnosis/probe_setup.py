@@ -40,7 +40,7 @@ async def ask_interpreter(config: Config) -> Interpreter | InitializationError:
     except InitializationError as error:
         return _without_log(error)
     except OSError as error:
-        return from_os_error(error, tempfile.gettempdir(), "use")
+        return from_os_error(error, error.filename, "make a temporary folder")
     return Interpreter(path=python, prefix=answer["prefix"], problem=answer["problem"], **answer["versions"])
 
 
@@ -74,7 +74,7 @@ def profile_of(config: Config, project_dir: Path) -> Path | None:
     if config.dbt.profiles_dir is not None:
         return config.dbt.profiles_dir / "profiles.yml"
     own = project_dir / "profiles.yml"
-    return own if own.is_file() else None
+    return own if os.path.isfile(own) else None  # noqa: PTH113 - never raises
 
 
 def daemon_duckdb() -> str:

@@ -60,6 +60,11 @@ class TestRoots:
         assert [(each.check, each.status) for each in found] == [("roots", "red")]
         assert "mkdir -p" in (found[0].hint or "")
 
+    def test_one_that_cannot_be_reached(self) -> None:
+        found = judge_roots([root(mode=None, access="chmod g+x /srv")], "auto")
+        assert [(each.check, each.status, each.hint) for each in found] == [("roots", "red", "chmod g+x /srv")]
+        assert "cannot be reached" in found[0].message
+
     def test_a_link_and_one_within_another(self) -> None:
         assert judged(root(real=Path("/data/simulations")), "roots").status == "yellow"
         found = judge_roots([root(within=Path("/srv"))], "auto")
@@ -144,7 +149,7 @@ class TestOwnFolders:
 
     def test_one_that_is_still_to_be_made(self) -> None:
         assert judge_place("state_folder", Place(R)).status == "green"
-        assert judge_place("state_folder", Place(R, access="chmod it")).status == "red"
+        assert judge_place("state_folder", Place(R, access="chmod it")).status == "yellow"
 
     def test_one_that_cannot_be_written(self) -> None:
         assert judge_place("log_folder", Place(R, FOLDER, access="chmod it")).status == "yellow"
@@ -174,6 +179,7 @@ class TestTraces:
 
     def test_suspects(self) -> None:
         assert judge_suspects([]).status == "green"
+        assert judge_suspects(PermissionError(13, "Permission denied", "checks")).status == "yellow"
         assert judge_suspects([R / "simulation.duckdb"]).status == "yellow"
 
 
