@@ -22,7 +22,7 @@ from selfheald.locks import OPEN_SAFELY, DatabaseLock
 from selfheald.workspace import is_under
 
 FOLDER = "checks"
-_SUFFIX = ".notes"
+SUFFIX = ".notes"
 _LONGEST = 1 << 18
 _PATIENCE_SECONDS = 1.0
 
@@ -150,7 +150,7 @@ class CrashGuard:
         self._written = os.write(self._descriptor, "".join(lines).encode("ascii"))
 
     def _open(self) -> None:
-        self._file = self._folder / f"{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}"
+        self._file = self._folder / f"{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}"
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | OPEN_SAFELY
         self._descriptor = os.open(self._file, flags, 0o600)
         fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -162,7 +162,7 @@ class CrashGuard:
         Files that are gone are forgotten.
         """
         done_with = []
-        for file in sorted(self._folder.glob(f"*{_SUFFIX}")):
+        for file in sorted(self._folder.glob(f"*{SUFFIX}")):
             with suppress(OSError, ValueError), file.open("rb") as notes:
                 fcntl.flock(notes.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
                 left = {path: noted for path, noted in unfinished(notes.read()).items() if os.path.lexists(path)}

@@ -98,11 +98,17 @@ class _Failure:
 
 
 class Planner:
-    """Keeps the plans of one configuration. Not for use from several threads at once."""
+    """Keeps the plans of one configuration. Not for use from several threads at once.
 
-    def __init__(self, config: Config, *, announce: Callable[[str], None] = lambda message: None) -> None:
+    With ``keep`` false the plan cache is read, and never written to: it may belong to the service's user.
+    """
+
+    def __init__(
+        self, config: Config, *, announce: Callable[[str], None] = lambda message: None, keep: bool = True
+    ) -> None:
         self.config = config
         self.announce = announce
+        self._keeps = keep
         # The folder of the service may itself be a link, as with systemd; in what lies below none is followed.
         self._folder = Path(os.path.realpath(config.state_dir)) / "plans"
         #: Counts the changes of projects that were seen.
@@ -278,9 +284,9 @@ class Planner:
         self.announce("Reading the dbt project…")
         try:
             try:
-                plan = await self._parse(keys.parse, settings, keep=True)
+                plan = await self._parse(keys.parse, settings, keep=self._keeps)
             except InitializationError as error:
-                if not _is_of_the_cache(error):
+                if not self._keeps or not _is_of_the_cache(error):
                     raise
                 # The plan cache spares time, no more: where it cannot be used the project is read elsewhere.
                 plan = await self._parse(keys.parse, settings, keep=False)

@@ -20,7 +20,7 @@ from selfheald.workspace import Database, Folder, ensure_private_folder, open_fo
 #: Seconds for which a folder is kept that a person wanted to see, unless the next success removes it before.
 KEPT_SECONDS = 7 * 86400.0
 
-_PREFIX = "staging-"
+PREFIX = "staging-"
 _KEPT_PREFIX = "kept-"
 
 
@@ -36,7 +36,7 @@ class Staging:
     @property
     def kept(self) -> Path:
         """The folder's name once it is kept: one that clean-up leaves alone."""
-        return self.folder.with_name(self.folder.name.replace(_PREFIX, _KEPT_PREFIX, 1))
+        return self.folder.with_name(self.folder.name.replace(PREFIX, _KEPT_PREFIX, 1))
 
     @property
     def held(self) -> Folder:
@@ -52,7 +52,7 @@ def open_staging(database: Database, *, keep_on_error: bool = False) -> Iterator
     ``keep_on_error`` keeps it under another name (:attr:`Staging.kept`) if the body raises an
     :class:`InitializationError`. One kept folder replaces another, and the next success removes it.
     """
-    path = ensure_private_folder(database) / f"{_PREFIX}{secrets.token_hex(4)}"
+    path = ensure_private_folder(database) / f"{PREFIX}{secrets.token_hex(4)}"
     kept = False
     with ExitStack() as stack:
         try:
@@ -145,7 +145,7 @@ def _remove_free(name: str, private: int) -> None:
 
 
 def _is_leftover(name: str, private: int) -> bool:
-    return (name.startswith(_PREFIX) and _is_folder(name, private)) or _is_old_kept(name, private)
+    return (name.startswith(PREFIX) and _is_folder(name, private)) or _is_old_kept(name, private)
 
 
 def _is_old_kept(name: str, private: int) -> bool:
@@ -171,7 +171,7 @@ def has_leftovers(database: Database) -> bool:
     try:
         with open_folder(database.private) as handle:
             names = os.listdir(handle)
-            if any(name.startswith(_PREFIX) or _is_old_kept(name, handle) for name in names):
+            if any(name.startswith(PREFIX) or _is_old_kept(name, handle) for name in names):
                 return True
         with open_folder(database.folder) as handle:
             names += os.listdir(handle)

@@ -1,6 +1,6 @@
 """The child that does what must not happen in the daemon: run dbt, and write to databases.
 
-Started as ``PYTHON selfheald/child plan|build|publish`` by the interpreter whose dbt and DuckDB are wanted.
+Started as ``PYTHON selfheald/child plan|build|publish|interpreter`` by the interpreter whose dbt and DuckDB are wanted.
 It needs nothing but that interpreter's standard library, dbt and DuckDB (Python 3.9 and later).
 
 *stdin*: one line, the job as JSON. The parent then keeps it open as long as it lives: at its end the child
@@ -36,6 +36,7 @@ JOBS: Dict[str, Tuple[str, str]] = {
     "plan": ("dbt_job", "plan"),
     "build": ("dbt_job", "build"),
     "publish": ("publish_job", "publish"),
+    "interpreter": ("interpreter_job", "interpreter"),
 }
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from selfheald.cli import check, config_commands, demo, ensure, logs, repair, run, status, wait
+from selfheald.cli import check, config_commands, demo, doctor, ensure, logs, repair, run, status, wait
 from selfheald.cli.output import exit_code, print_error
 from selfheald.errors import InitializationError
 
@@ -88,5 +88,6 @@ app.command("check")(check.command)
 app.command("status")(status.command)
 app.command("logs")(logs.command)
 app.command("repair")(repair.command)
+app.command("doctor")(doctor.command)
 app.command("demo")(demo.command)
 app.add_typer(config_commands.app, name="config")

@@ -29,6 +29,7 @@ from typer.testing import CliRunner
 from selfheald.cli import app
 from selfheald.client import is_ready
 from selfheald.config_model import Config, keys, sections
+from selfheald.diagnosis.findings import CHECKS
 from selfheald.errors import HINTS, RETRYABLE
 from selfheald.initialization_state import STEPS
 
@@ -394,6 +395,10 @@ def test_errors_are_all_there() -> None:
     assert list(rows) == list(HINTS)
     assert {code for code, cells in rows.items() if cells[-1] == "yes"} == RETRYABLE
     assert {cells[-1] for cells in rows.values()} == {"yes", "no"}
+
+
+def test_findings_are_all_there() -> None:
+    assert tuple(_rows(ROOT / "docs/doctor.md")) == CHECKS
 
 
 def test_status_keys_are_all_there() -> None:

@@ -18,11 +18,17 @@ FLOORS = [
     for line in """
         __main__
         cli
-        cli.run cli.wait cli.check cli.status cli.config_commands cli.demo cli.repair cli.logs
+        cli.run cli.wait cli.check cli.status cli.config_commands cli.demo cli.repair cli.logs cli.doctor
         cli.ensure
         cli.progress
         cli.output
         daemon
+        diagnosis.examination
+        diagnosis.probe_setup diagnosis.probe_places diagnosis.probe_machine
+        diagnosis.judge_traces
+        diagnosis.judge_setup diagnosis.judge_places diagnosis.judge_machine
+        diagnosis.findings
+        diagnosis
         auto_initializer caretaker lookout heartbeat
         case
         initialization guarded_reader

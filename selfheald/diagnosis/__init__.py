@@ -1,0 +1,1 @@
+"""What `selfheald doctor` finds out: probes gather facts, judgements make findings of them."""
