@@ -308,8 +308,9 @@ def make_private_folder(folder: Path) -> bool:
     Raises :class:`InitializationError` with ``unsafe_path`` if something else stands at that path.
     """
     with open_folder(folder.parent) as above:
+        mode = stat_module.S_IMODE(os.stat(".", dir_fd=above).st_mode) & ~stat_module.S_ISVTX
         try:
-            os.mkdir(folder.name, dir_fd=above)
+            os.mkdir(folder.name, mode & 0o777, dir_fd=above)
         except FileExistsError:
             if not stat_module.S_ISDIR(os.stat(folder.name, dir_fd=above, follow_symlinks=False).st_mode):
                 raise InitializationError(f"{folder} is not a folder", code="unsafe_path", path=folder) from None
@@ -323,7 +324,11 @@ def make_private_folder(folder: Path) -> bool:
                 os.fchown(made, -1, parent.st_gid)
             except PermissionError:
                 pass  # not a member of the group; the mode below still lets others of the group in where it can
-        os.fchmod(made, stat_module.S_IMODE(parent.st_mode) & ~stat_module.S_ISVTX)
+        if stat_module.S_IMODE(os.fstat(made).st_mode) != mode:
+            try:
+                os.fchmod(made, mode)
+            except PermissionError:
+                pass  # a sandbox that grants no setgid: the folder has inherited it, and a narrower mode would drop it
     finally:
         os.close(made)
     return True
