@@ -98,11 +98,10 @@ def _nothing_selected(session: Session, manifest: Any, select: List[str]) -> Job
     return JobError("selection_empty", "; ".join(told), path=session.project_dir / "dbt_project.yml")
 
 
-def _wanted(session: Session, manifest: Any, listed: List[Dict[str, Any]]) -> Dict[str, Any]:
+def _wanted(session: Session, manifest: Any, listed: List[str]) -> Dict[str, Any]:
     """The nodes asked for, by unique id. Ephemeral ones are no relations: dbt folds them into others."""
     nodes: Dict[str, Any] = {}
-    for item in listed:
-        uid = item["unique_id"]
+    for uid in listed:
         node = manifest.nodes.get(uid)
         if node is None:
             gone = missing_seed(session.project_dir, session.raw_project, only=uid.rpartition(".")[2])
