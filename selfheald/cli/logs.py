@@ -15,9 +15,11 @@ from typing import Annotated
 import typer
 
 from selfheald.cli.output import ConfigOption, configuration
+from selfheald.client import real_path
 from selfheald.config import Config, colour_allowed
 from selfheald.errors import InitializationError
 from selfheald.log_reading import LEVELS, Entry, Filter, Follower, lines_of, moment, parsed, rotated
+from selfheald.workspace import Database
 
 #: Lines that are shown where neither their number nor a time is given.
 LINES = 100
@@ -89,7 +91,9 @@ def command(
 
 def _both(database: Path | None) -> frozenset[str]:
     """A path as it was given, and as the daemon names it, which knows no links."""
-    return frozenset() if database is None else frozenset({os.path.abspath(database), os.path.realpath(database)})
+    if database is None:
+        return frozenset()
+    return frozenset({os.path.abspath(database), real_path(database), str(Database.at(database))})
 
 
 def _configured_file(config: Config, follow: bool) -> Path:

@@ -50,7 +50,7 @@ FLOORS = [
         catalog duckdb_errors read_only_files
         watched_file
         file_header
-        crash_guard
+        crash_guard mounts
         scan
         sight
         plan project workspace backlog recent inert_variables agenda retry config obstacle
@@ -58,7 +58,7 @@ FLOORS = [
         config_model
         config_file config_values config_places
         locks column_types
-        client threads spare notify standing terminal journal log_reading
+        client threads spare notify standing terminal journal log_reading names
         initialization_state
         errors
     """.strip().splitlines()
