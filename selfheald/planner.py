@@ -23,7 +23,6 @@ from selfheald.config import Config, child_environment, render
 from selfheald.config_values import has_placeholder
 from selfheald.dbt_host import run_job
 from selfheald.errors import InitializationError, from_os_error, is_shortage
-from selfheald.inert_variables import inert_variables
 from selfheald.locks import DatabaseLock
 from selfheald.plan import PLAN_FORMAT, Plan, make_plan, plan_from_json
 from selfheald.project import ANY, Fingerprints, Source, fingerprint
@@ -235,6 +234,8 @@ class Planner:
         if inert is None:
 
             def judge() -> frozenset[str]:
+                from selfheald.inert_variables import inert_variables  # with Jinja and YAML, which few need
+
                 try:
                     return inert_variables(source.texts(), settings.variables)
                 except OSError:
