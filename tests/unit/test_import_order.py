@@ -54,7 +54,7 @@ FLOORS = [
         scan
         sight
         plan project workspace backlog recent inert_variables agenda retry config obstacle
-        config_text config_layers
+        config_text config_layers jinja_code
         config_model
         config_file config_values config_places
         locks column_types
