@@ -11,13 +11,10 @@ process may hold on it (POSIX record locks belong to the process, not to the des
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import fcntl
 import json
 import os
-import secrets
-import socket
 import stat as stat_module
 import time
 from contextlib import contextmanager
@@ -87,6 +84,8 @@ async def wait_until_ready_async(
     db: PathLike, timeout: Optional[float] = 300.0, on_progress: Optional[Progress] = None
 ) -> Dict[str, Any]:
     """As :func:`wait_until_ready`, for asyncio. Cancelling it leaves nothing behind, no thread and no task."""
+    import asyncio  # whoever calls this has it; for the others it would be most of what importing this module costs
+
     waiter = _steps(db, timeout, on_progress)
     while True:
         try:
@@ -288,15 +287,19 @@ def drop_request(database: Path) -> str:
         raise from_os_error(error, request_path(database), "write") from error
 
 
+def _new_id() -> str:
+    return os.urandom(8).hex()
+
+
 def _drop(path: Path) -> str:
     make_private_folder(path.parent)
-    own = secrets.token_hex(8)
+    own = _new_id()
     record = {
         "format": 1,
         "id": own,
         "requested_at": time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime()),
         "pid": os.getpid(),
-        "host": socket.gethostname(),
+        "host": os.uname().nodename,
     }
     draft = f".{path.name}.{own}"
     with open_folder(path.parent) as folder:

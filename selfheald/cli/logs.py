@@ -10,16 +10,19 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from selfheald.cli.output import ConfigOption, configuration
 from selfheald.client import real_path
-from selfheald.config import Config, colour_allowed
 from selfheald.errors import InitializationError
 from selfheald.log_reading import LEVELS, Entry, Filter, Follower, lines_of, moment, parsed, rotated
+from selfheald.terminal import colour_allowed
 from selfheald.workspace import Database
+
+if TYPE_CHECKING:
+    from selfheald.config import Config
 
 #: Lines that are shown where neither their number nor a time is given.
 LINES = 100
