@@ -25,7 +25,7 @@ from rich.text import Text
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "pictures"
 #: Characters in a line.
-WIDTH = 118
+WIDTH = 128
 #: What the home folder is called.
 HOME = "/home/planning"
 #: Pictures by name, each with the words behind `selfheald`.
