@@ -374,7 +374,7 @@ def _steps(
     marker = valid_marker(database)
     if marker is not None:
         return marker
-    _require_folder(database.parent)
+    require_folder(database.parent)
     wait = _Wait(database, on_progress)
     began = time.monotonic()
     try:
@@ -398,10 +398,10 @@ def _steps(
         raise
 
 
-def _require_folder(folder: Path) -> None:
-    """Raise ``config_invalid`` where there is no such folder, ``permission_denied`` where one above is closed to us."""
+def require_folder(folder: Path) -> None:
+    """Raise ``config_invalid`` if there is no such folder, ``permission_denied`` if it or one above is closed to us."""
     try:
-        there = stat_module.S_ISDIR(os.stat(folder).st_mode)
+        there = stat_module.S_ISDIR(os.stat(os.path.join(folder, ".")).st_mode)
     except PermissionError as error:
         raise from_os_error(error, folder, "use") from error
     except (OSError, ValueError):
@@ -411,7 +411,7 @@ def _require_folder(folder: Path) -> None:
             f"the folder {folder} does not exist",
             code="config_invalid",
             path=folder,
-            hint="Make the folder, or correct the path (DATABASE_PATH).",
+            hint="Make the folder, or give another path (or DATABASE_PATH).",
         )
 
 

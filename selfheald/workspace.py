@@ -115,10 +115,12 @@ def resolve_database(given: str | os.PathLike[str] | None, name: str = DATABASE_
 
     In a folder it is whichever of ``simulation.duckdb`` and ``dbt/simulation.duckdb`` exists; if neither does, the
     one in ``dbt/`` where that folder exists. A folder with the database's own name stands in its place, and is not
-    looked into. Raises ``config_invalid`` if both exist or the folder doesn't.
+    looked into. Raises ``config_invalid`` if both exist or the folder doesn't, ``permission_denied`` if one above it is
+    closed to us.
     """
     path = get_database_path() if given is None else Path(os.path.abspath(given))
-    if path.is_dir() and path.name != name:
+    # What asks with pathlib raises where a folder above is closed to us (before Python 3.14).
+    if os.path.isdir(path) and path.name != name:
         direct, nested = path / name, path / "dbt" / name
         if os.path.lexists(direct) and os.path.lexists(nested):
             raise InitializationError(
@@ -127,15 +129,10 @@ def resolve_database(given: str | os.PathLike[str] | None, name: str = DATABASE_
                 path=path,
                 hint="Name one of the two files.",
             )
-        path = direct if os.path.lexists(direct) or not nested.parent.is_dir() else nested
-    if not path.parent.is_dir():
-        raise InitializationError(
-            f"the folder {path.parent} does not exist",
-            code="config_invalid",
-            path=path.parent,
-            hint="Make the folder, or give another path (or DATABASE_PATH).",
-        )
-    if path.suffix.lower() not in SUFFIXES and path.name != name and not (path.is_file() and path.stat().st_size):
+        path = direct if os.path.lexists(direct) or not os.path.isdir(nested.parent) else nested
+    client.require_folder(path.parent)
+    is_some_file = os.path.isfile(path) and os.path.getsize(path)
+    if path.suffix.lower() not in SUFFIXES and path.name != name and not is_some_file:
         raise InitializationError(
             f"{path} is no folder, and not the name of a DuckDB database",
             code="config_invalid",

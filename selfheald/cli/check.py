@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +78,7 @@ async def _check(
         **_BLANK,
         "database": str(database),
         "workspace": str(database.workspace),
-        "exists": database.path.exists(),
+        "exists": os.path.exists(database.path),  # noqa: PTH110 - never raises
         "marker": marker_state(database),
         "project": str(config.dbt.project_dir),
     }

@@ -81,7 +81,7 @@ def _project_notes(config: Config) -> list[str]:
     if dbt.vars_command or has_placeholder(f"{dbt.project_dir}{dbt.profiles_dir or ''}"):
         what = "the dbt project or its variables depend on the workspace"
         return [f"required.select: {what}; `selfheald ensure WORKSPACE --dry-run` tells what is required there"]
-    if not (dbt.project_dir / "dbt_project.yml").is_file():
+    if not os.path.isfile(dbt.project_dir / "dbt_project.yml"):  # noqa: PTH113 - never raises
         return []  # told already
     try:
         plan = anyio.run(_plan, config)

@@ -14,7 +14,7 @@ from selfheald.cli.output import ConfigOption, JsonOption, configuration, print_
 from selfheald.cli.progress import describe
 from selfheald.errors import InitializationError, in_one_line
 from selfheald.terminal import colour_allowed
-from selfheald.workspace import Database, is_under, merge_roots, resolve_database
+from selfheald.workspace import Database, is_reachable, is_under, merge_roots, resolve_database
 
 if TYPE_CHECKING:
     from selfheald.config import Config
@@ -60,8 +60,8 @@ def survey(paths: Sequence[str], config: Config) -> dict[str, Any]:
     from selfheald.scan import scan
 
     name = config.watch.database
-    files = [resolve_database(path, name) for path in paths if not Path(path).is_dir()]
-    given = [Path(path) for path in paths if Path(path).is_dir()]
+    files = [resolve_database(path, name) for path in paths if not is_reachable(Path(path))]
+    given = [Path(path) for path in paths if is_reachable(Path(path))]
     folders = merge_roots(given if paths else list(config.watch.roots) or [Path.cwd()])
     found = scan(folders, name, frozenset(config.watch.exclude))
     databases = sorted({*files, *(Database(path) for path in found.databases | found.requested | found.tried)})

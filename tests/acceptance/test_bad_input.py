@@ -327,6 +327,29 @@ def test_a_folder_that_one_may_not_write(
         assert snapshot(workspace) == before
 
 
+@pytest.mark.parametrize("place", ["workspace", f"workspace/{NAME}"])
+@pytest.mark.parametrize("command", ["check", "ensure", "wait", "status", "repair --retry"])
+def test_a_folder_above_that_is_closed(
+    command: str, place: str, nobody: tuple[list[str], dict[str, str]], open_path: Path, open_selfheald: Selfheald
+) -> None:
+    """Whether anything is there cannot be seen: that is told, and no traceback."""
+    prefix, environment = nobody
+    closed = open_path / "closed"
+    (closed / "workspace").mkdir(parents=True)
+    closed.chmod(0)
+    name, *options = command.split()
+    done = subprocess.run(
+        [*prefix, name, str(closed / place), *options],
+        env=open_selfheald.settings() | environment, cwd=open_path, capture_output=True, text=True, timeout=DEADLINE,
+        check=False,
+    )  # fmt: skip
+    closed.chmod(0o755)
+    assert done.returncode in (1, 2), done.stderr
+    first, _ = two_lines(done.stderr)
+    assert first.startswith("error[permission_denied]: ")
+    assert str(closed) in first
+
+
 def test_a_daemon_that_may_not_write(
     nobody: tuple[list[str], dict[str, str]], open_path: Path, open_selfheald: Selfheald
 ) -> None:
