@@ -39,7 +39,7 @@ from selfheald.marker import (
     waiting_request,
 )
 from selfheald.obstacle import obstacle_of
-from selfheald.planner import PARSE_SECONDS, Planner
+from selfheald.planner import CHANGING_TRIES, PARSE_SECONDS, Planner
 from selfheald.retry import RetryPolicy
 from selfheald.sight import Sight, sight
 from selfheald.standing import Standing
@@ -62,6 +62,8 @@ class Caretaker:
         self._tools = Tools(config, Planner(config, announce=_announce), self._reader.read)
         self._retry = RetryPolicy(config.retry.attempts, config.retry.base, config.retry.max)
         self._cases: dict[Path, Case] = {}
+        #: Those that are not ours any more, and are being worked on.
+        self._leaving: dict[Path, Case] = {}
         self._agenda: Agenda[Case] = Agenda()
         self._agenda_changed = anyio.Event()
         self._backlog: Backlog[Case] = Backlog()
@@ -109,8 +111,9 @@ class Caretaker:
         return 0.0 if due is None else max(0.0, now - max(due, self._moved))
 
     def longest_check(self) -> float:
-        """Seconds within which a check ends, be it the one for which dbt parses the project, and asks for variables."""
-        return 2 * max(PARSE_SECONDS, self.config.dbt.timeout)
+        """Seconds within which a check ends, be it one that waits while dbt parses the project for others, and then has
+        it parsed, and once more since it changed meanwhile."""
+        return (2 + CHANGING_TRIES) * max(PARSE_SECONDS, self.config.dbt.timeout)
 
     def stop(self) -> None:
         """Begin no further initialization; :meth:`heal` returns when the running one has ended."""
@@ -127,7 +130,7 @@ class Caretaker:
             database = Database(path)
             if not any(map(os.path.lexists, (path, database.marker))) and not has_request(database):
                 return  # a late word of one that is gone, and forgotten
-            case = self._cases[path] = Case(database, Status(database))
+            case = self._cases[path] = self._come_back(path) or Case(database, Status(database))
             self.news.set()
         elif case.settled is not None and self.is_settled(path, sight(path)) and not case.is_asked_anew():
             return
@@ -152,7 +155,17 @@ class Caretaker:
             for case in self._cases.values():
                 self._outdate(case)
         self.news.set()
-        return [case for case in dropped if case.checking or case.initializing]
+        self._leaving |= {case.database.path: case for case in dropped}
+        self._leaving = {path: case for path, case in self._leaving.items() if case.checking or case.initializing}
+        return list(self._leaving.values())
+
+    def _come_back(self, path: Path) -> Case | None:
+        """The one at this path that was ours before, if it is still being worked on: it is not begun a second time."""
+        case = self._leaving.pop(path, None)
+        if case is None or not (case.checking or case.initializing):
+            return None
+        self._outdate(case)
+        return case
 
     def _is_known(self, case: Case) -> bool:
         return self._cases.get(case.database.path) is case
@@ -208,11 +221,15 @@ class Caretaker:
         """
         planner = self._tools.planner
         await planner.look_at_projects([case.database for case in self._cases.values()])
+        if planner is not self._tools.planner:
+            return  # a reload came in between, and has all of them looked at
         planless = [case for case in self._cases.values() if case.planless]
         self._samples += 1
         first, other = self._next_of(planless), self._next_of(list(self._cases.values()))
         if planner.changes != self._changes:
             if await self._gets_plan(first) or await self._gets_plan(other):
+                if planner is not self._tools.planner:
+                    return
                 self._changes = planner.changes
                 event_log("project_seen", "the dbt project has changed: looking at every database", "DEBUG")
                 await self._look_at(list(self._cases.values()))
@@ -245,6 +262,7 @@ class Caretaker:
     def _outdate(self, case: Case) -> None:
         """Decide anew about it; what is at work on it now goes by what held before."""
         case.refused = case.fingerprint = None
+        case.not_before = float("-inf")
         case.outdated = True
         self._schedule(case, 0)
 

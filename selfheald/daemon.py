@@ -73,6 +73,7 @@ class Daemon:
         self._intake, self._watching = anyio.CancelScope(), anyio.CancelScope()
         self._reload_wanted = anyio.Event()
         self._reloading = self._refused = False
+        self._roots_lock = anyio.Lock()  # while a reload goes on, it is open which roots are ours
         self._terminal = Terminal()
         self._state = "starting"
         self._presence: Presence | None = None
@@ -139,7 +140,8 @@ class Daemon:
             while True:
                 await self._reload_wanted.wait()
                 self._reload_wanted = anyio.Event()
-                await self._reload(intake)
+                async with self._roots_lock:
+                    await self._reload(intake)
 
     async def _watch(self, *, task_status: anyio.abc.TaskStatus[Scan]) -> None:
         """Watch and scan, until a reload wants another watch."""
@@ -229,9 +231,10 @@ class Daemon:
         for case in at_work:
             async with case.turn:
                 pass
-        if self._presence is not None and root not in self.roots:
-            self._presence.let_go(root)
-            event_log("root_let_go", f"{root} is not watched any more")
+        async with self._roots_lock:
+            if self._presence is not None and root not in self.roots:
+                self._presence.let_go(root)
+                event_log("root_let_go", f"{root} is not watched any more")
 
     async def _listen_to_signals(self, life: anyio.CancelScope) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:

@@ -51,7 +51,7 @@ PARSE_SECONDS = 300.0
 TEMPORARY_SECONDS = 3600.0
 
 #: So often is a project read again that changes while dbt reads it.
-CHANGING_TRIES = 3
+CHANGING_TRIES = 2
 
 _SCRATCH = "parse-"
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from conftest import Copied
 from fixtures.waiting import DEADLINE, wait_for
-from processes import ENDLESS, NAME, Daemon, Selfheald, command, status, wait_until_marked
+from processes import ENDLESS, NAME, Daemon, Selfheald, children, command, status, wait_until_marked
 from service_manager import Manager
 
 from selfheald.client import daemon_root, read_record, valid_marker
@@ -147,6 +147,42 @@ def test_running_work_ends_in_a_root_that_is_dropped(reloaded: Reloaded, tmp_pat
     assert wait_until_marked(first / NAME)["origin"] == "dbt"
     wait_for(lambda: not held(lock_of(first)))
     wait_for(lambda: daemon.log_lines("root_let_go"))
+    daemon.stop()
+
+
+def test_a_root_goes_and_comes_while_work_is_under_way(reloaded: Reloaded, tmp_path: Path) -> None:
+    """It stays ours for as long as the work lasts, which is not begun a second time."""
+    first, second = folders(tmp_path, "first", "second")
+    (first / NAME).touch()
+    daemon = reloaded.start(first)
+    wait_for(lambda: daemon.log_lines("initialization_step_start")[1:], what=daemon.told)
+    (at_work,) = wait_for(lambda: children(daemon.pid))
+    os.kill(at_work, signal.SIGSTOP)
+    for roots in ([second], [first, second], [second], [second, first], [second]):
+        reloaded.reload(*roots)
+    reloaded.reload(second)  # whatever the last one left to be done has been by now
+    assert held(lock_of(first))
+    assert not daemon.log_lines("root_let_go")
+    reloaded.reload(first, second)
+    os.kill(at_work, signal.SIGCONT)
+    assert wait_until_marked(first / NAME)["origin"] == "dbt"
+    wait_for(lambda: reloaded.manager.status == "1 ready", what=lambda: reloaded.manager.statuses)
+    assert held(lock_of(first))
+    assert len(daemon.log_lines("queued", first / NAME)) <= 1
+    assert len(daemon.log_lines("initialization_complete", first / NAME)) == 1
+    reloaded.reload(second)
+    wait_for(lambda: not held(lock_of(first)))
+    daemon.stop()
+
+
+def test_a_reload_ends_the_pause_before_another_attempt(reloaded: Reloaded, tmp_path: Path) -> None:
+    (root,) = folders(tmp_path, "root")
+    (root / NAME).touch()
+    settings = {"dbt__timeout": 5, "dbt__pre_sql": ENDLESS, "retry__base": 600, "retry__max": 600}
+    daemon = reloaded.start(root, **settings)
+    wait_for(lambda: status(root / NAME).get("reason") == "backoff", what=daemon.told)
+    reloaded.reload(root, dbt__timeout=100, dbt__pre_sql="select 1")
+    wait_until_marked(root / NAME)
     daemon.stop()
 
 
