@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from selfheald.cli import check, config_commands, demo, doctor, ensure, logs, repair, run, status, wait
+from selfheald.cli import check, config_commands, demo, doctor, ensure, logs, repair, run, service, status, wait
 from selfheald.cli.output import exit_code, print_error
 from selfheald.errors import InitializationError
 
@@ -91,3 +91,4 @@ app.command("repair")(repair.command)
 app.command("doctor")(doctor.command)
 app.command("demo")(demo.command)
 app.add_typer(config_commands.app, name="config")
+app.add_typer(service.app, name="service")

@@ -8,7 +8,6 @@ progress need not have been seen. A comment before a block may say ``not run: RE
 
 from __future__ import annotations
 
-import configparser
 import os
 import re
 import shutil
@@ -28,7 +27,7 @@ from typer.testing import CliRunner
 
 from selfheald.cli import app
 from selfheald.client import is_ready
-from selfheald.config_model import Config, keys, sections
+from selfheald.config_model import keys, sections
 from selfheald.diagnosis.findings import CHECKS
 from selfheald.errors import HINTS, RETRYABLE
 from selfheald.initialization_state import STEPS
@@ -39,7 +38,7 @@ DOCUMENTS = sorted(
     for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "dbt/README.md", ROOT / "requirements/README.md")
 )
 EXAMPLES = ROOT / "examples"
-UNIT = ROOT / "systemd" / "selfheald.service"
+UNITS = sorted([*ROOT.glob("systemd/*/*"), *ROOT.glob("launchd/*")])
 #: Seconds in which a block must have ended, and what it started must be ready.
 DEADLINE = 90.0
 
@@ -320,7 +319,7 @@ def mentions(text: str) -> Iterator[tuple[tuple[str, ...], list[str]]]:
         given = found[1].split()
         given = given[: given.index("--")] if "--" in given else given
         words: list[str] = []
-        while given and re.fullmatch(r"[a-z]+", given[0]) and (not words or words == ["config"]):
+        while given and re.fullmatch(r"[a-z]+", given[0]) and (not words or words in (["config"], ["service"])):
             words.append(given.pop(0))
         yield tuple(words), [word.partition("=")[0].rstrip(".,:") for word in given if word.startswith("--")]
 
@@ -347,9 +346,12 @@ def test_commands_and_options_exist(document: Path) -> None:
     assert_exist(code_of(document))
 
 
-def test_commands_and_options_of_the_unit_exist() -> None:
-    lines = UNIT.read_text(encoding="utf-8").splitlines()
-    assert_exist("\n".join(line.strip("# ") for line in lines if re.match("#  +|ExecStart=", line)))
+@pytest.mark.parametrize("unit", UNITS, ids=named)
+def test_commands_and_options_of_the_units_exist(unit: Path) -> None:
+    text = " ".join(line.strip("# ") for line in unit.read_text(encoding="utf-8").splitlines())
+    spans = re.findall(r"`(selfheald [^`]+)`", text)
+    assert spans
+    assert_exist("\n".join(spans))
 
 
 def assert_exist(text: str) -> None:
@@ -474,7 +476,7 @@ def _anchors(document: Path) -> set[str]:
 
 @pytest.mark.parametrize(
     "path",
-    [*DOCUMENTS, UNIT, ROOT / "docs/flow.svg", *sorted(EXAMPLES.iterdir())],
+    [*DOCUMENTS, *UNITS, ROOT / "docs/flow.svg", *sorted(EXAMPLES.iterdir())],
     ids=named,
 )
 def test_no_path_of_a_machine(path: Path) -> None:
@@ -487,35 +489,3 @@ def test_no_document_has_trailing_space() -> None:
     for document in DOCUMENTS:
         for number, line in enumerate(document.read_text(encoding="utf-8").splitlines(), 1):
             assert line == line.rstrip(), f"{named(document)}:{number}"
-
-
-# The unit
-
-
-def test_unit_is_sound(tmp_path: Path) -> None:
-    unit = configparser.RawConfigParser()
-    unit.optionxform = str  # type: ignore[assignment,method-assign]
-    unit.read_string(UNIT.read_text(encoding="utf-8"))
-    assert unit.sections() == ["Unit", "Service", "Install"]
-    service = dict(unit["Service"])
-    assert service["Type"] == "exec"
-    assert service["KillMode"] == "mixed"
-    assert float(service["TimeoutStopSec"]) > Config().shutdown.grace
-    program, *arguments = service["ExecStart"].split()
-    assert program.endswith("/selfheald")
-    assert arguments[0] == "run"
-    analyze = shutil.which("systemd-analyze")
-    if analyze is None:
-        return
-    commands = tmp_path / ".local" / "bin"
-    commands.mkdir(parents=True)
-    (commands / "selfheald").symlink_to("/bin/true")
-    done = subprocess.run(
-        [analyze, "--user", "--recursive-errors=yes", "verify", str(UNIT)],
-        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=DEADLINE,
-    )
-    assert (done.returncode, done.stderr) == (0, "")

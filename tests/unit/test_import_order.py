@@ -18,7 +18,7 @@ FLOORS = [
     for line in """
         __main__
         cli
-        cli.run cli.wait cli.check cli.status cli.config_commands cli.demo cli.repair cli.logs cli.doctor
+        cli.run cli.wait cli.check cli.status cli.config_commands cli.demo cli.repair cli.logs cli.doctor cli.service
         cli.ensure
         cli.progress
         cli.output
@@ -29,6 +29,10 @@ FLOORS = [
         diagnosis.judge_setup diagnosis.judge_places diagnosis.judge_machine
         diagnosis.findings
         diagnosis
+        service.planning service.files
+        service.unit_text
+        service.order service.shipped
+        service
         auto_initializer caretaker lookout heartbeat
         case
         initialization guarded_reader

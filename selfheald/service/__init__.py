@@ -1,0 +1,1 @@
+"""selfheald as a service of systemd or launchd: what its file says, and installing it."""
