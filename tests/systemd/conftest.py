@@ -12,15 +12,10 @@ import pytest
 from fixtures.standstill import make_standstill
 
 from systemd.machine import Machine, hindrance
+from systemd.server import DROP_IN, GROUP, MEMBERS, PEOPLE, STANDSTILL, Server
 from systemd.service import PROGRAM, PYTHON
 
 _SOURCE = Path(__file__).parents[2]
-#: Who there is, by number.
-PEOPLE = {"selfheald": 2000, "ada": 2001, "ben": 2002, "carl": 2003}
-#: The group of those that have workspaces. Carl has none.
-GROUP, MEMBERS = "workforce", ["selfheald", "ada", "ben"]
-#: A folder for ``PYTHONPATH``, in which SIGUSR1 brings a daemon to a standstill.
-STANDSTILL = "/opt/standstill"
 _SCRIPT = f"""#!{PYTHON}
 import sys
 from selfheald.cli import main
@@ -46,13 +41,24 @@ def machine() -> Iterator[Machine]:
     python = Path(os.path.realpath(sys.executable))
     if not python.is_relative_to("/usr"):
         # One of a person's own, whom the service cannot look at.
-        shown[Path(sys.base_prefix)] = "/opt/python"
-        python = Path("/opt/python") / python.relative_to(os.path.realpath(sys.base_prefix))
+        base = Path(os.path.realpath(sys.base_prefix))
+        shown[base] = "/opt/python"
+        python = "/opt/python" / python.relative_to(base)
     with Machine(shown) as machine:
-        _install(machine, python)
         _let_people_in(machine)
+        _install(machine, python)
         make_standstill(machine.path(STANDSTILL))
         yield machine
+
+
+@pytest.fixture(scope="session")
+def server(machine: Machine) -> Server:
+    """The service is installed, with one database there before it came."""
+    server = Server(machine)
+    server.workspace("first", empty=True)
+    server.service.change(**DROP_IN)
+    server.install()
+    return server
 
 
 def _install(machine: Machine, python: Path) -> None:

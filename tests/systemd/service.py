@@ -26,6 +26,12 @@ class Service:
         """A command of selfheald's, from start to end, by whoever the service belongs to."""
         return self._run(PROGRAM, *arguments)
 
+    def install(self, *arguments: object) -> str:
+        """``selfheald service install``, which must succeed: what it prints."""
+        done = self.selfheald("service", "install", *arguments)
+        assert done.returncode == 0, (done.stdout, done.stderr, self.told())
+        return done.stdout
+
     def ctl(self, *arguments: object) -> Done:
         """``systemctl``."""
         return self._run("systemctl", *self._manager, *arguments)
@@ -40,6 +46,12 @@ class Service:
         done = self.ctl("show", UNIT, "--property", name, "--value")
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
+
+    def kill(self, signal: str) -> int:
+        """Send the daemon alone a signal; its process."""
+        pid = self.pid
+        self.do("kill", "--signal", signal, "--kill-whom=main", UNIT)
+        return pid
 
     @property
     def pid(self) -> int:
