@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from selfheald.cli.output import ConfigOption
+from selfheald.cli.output import ConfigOption, JsonOption, print_error, print_json
+from selfheald.cli.progress import Progress
+from selfheald.errors import InitializationError
 from selfheald.service.order import DEFAULT_USER, Given
+
+if TYPE_CHECKING:
+    from selfheald.service.installing import Standing
+
+_DONE = {"installed": "Installed", "renewed": "Renewed", "started": "Started, unchanged", "unchanged": "Unchanged"}
 
 app = typer.Typer(
     name="service",
@@ -52,18 +61,102 @@ def install_command(
 ) -> None:
     """Write the service's file for this selfheald, start it, and wait until it is ready.
 
-    Without --system it is a service of your own. What stays as it is is not restarted.
+    Without --system it is a service of your own. One that runs and stays as it is is not restarted.
     """
-    from selfheald.service import planning
-    from selfheald.service.files import file_for
+    from selfheald.service import installing, planning
 
     given = _given(roots, system, config, user_name, group)
-    order, _ = planning.planned(given, os.environ)
+    manager = installing.manager_for(system, os.environ)
     for name in planning.unheard(os.environ):
         typer.echo(f"note: {name} is set here, and not for the service: put it into selfheald.toml", err=True)
     if dry_run:
-        typer.echo(file_for(order), nl=False)
+        order, _ = planning.planned(given, os.environ)
+        typer.echo(manager.text_for(order), nl=False)
         return
+    with _told_with_one(), Progress("Installing the service") as progress:
+        done = installing.install(given, manager, os.environ, lambda text: progress.say(f"Installing: {text}"))
+    typer.echo(f"{_DONE[done]}: {manager.file}")
+    _print(installing.standing(manager, os.environ))
+    for note in manager.notes():
+        typer.echo(f"note: {note}", err=True)
+
+
+@app.command("uninstall", epilog="Example: sudo selfheald service uninstall --system")
+def uninstall_command(
+    system: SystemOption = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print which file would be removed, and do nothing.")
+    ] = False,
+) -> None:
+    """Stop the service and remove its file. Workspaces, configuration, state and logs stay as they are."""
+    from selfheald.service import installing
+
+    manager = installing.manager_for(system, os.environ)
+    if dry_run:
+        if manager.file.exists():
+            typer.echo(str(manager.file))
+        return
+    with _told_with_one(), Progress("Stopping the service"):
+        removed = installing.uninstall(manager, Given(system))
+    typer.echo(f"Removed: {manager.file}" if removed else f"Not installed: there is no {manager.file}")
+
+
+@app.command("show", epilog="Example: selfheald service show --json")
+def show_command(
+    roots: RootsArgument = None,
+    system: SystemOption = False,
+    json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Show whether it is installed and runs, what it says, and whether its file is still what it should be.
+
+    It is compared with what was said when it was installed, or with ROOT and --config, where they are given.
+
+    Exit codes: 0 it runs, 1 it does not.
+    """
+    from selfheald.service import installing
+
+    manager = installing.manager_for(system, os.environ)
+    wanted = _given(roots, system, config, None, None) if roots or config else None
+    standing = installing.standing(manager, os.environ, wanted)
+    if json:
+        print_json(standing.as_dict())
+    else:
+        _print(standing)
+    if not standing.condition.active:
+        raise typer.Exit(1)
+
+
+def _print(standing: Standing) -> None:
+    from selfheald.log import one_line
+
+    condition = standing.condition
+    if standing.given is None:
+        typer.echo(f"Not installed: there is no {standing.manager.file}")
+        return
+    pid = "" if condition.pid is None else f", PID {condition.pid}"
+    starts = "starts by itself" if condition.enabled else "does not start by itself"
+    typer.echo(f"service  {condition.detail}{pid}, {starts}")
+    if condition.status:
+        typer.echo(f"status   {one_line(condition.status)}")
+    if standing.outdated is None:
+        typer.echo(f"file     {standing.manager.file}, up to date")
+    else:
+        typer.echo(f"file     {standing.manager.file}, out of date: {one_line(standing.outdated)}")
+        typer.echo(f"         renew it: {one_line(standing.install_command)}")
+    typer.echo(f"log      {standing.manager.log_command}")
+
+
+@contextmanager
+def _told_with_one() -> Iterator[None]:
+    """Where no service could be started the exit code is 1: 4 says that nobody watches a certain path."""
+    try:
+        yield
+    except InitializationError as error:
+        if error.code != "no_daemon":
+            raise
+        print_error(error)
+        raise typer.Exit(1) from None
 
 
 def _given(

@@ -29,9 +29,12 @@ FLOORS = [
         diagnosis.judge_setup diagnosis.judge_places diagnosis.judge_machine
         diagnosis.findings
         diagnosis
-        service.planning service.files
-        service.unit_text
-        service.order service.shipped
+        service.installing
+        service.planning service.rehearsal
+        service.account service.systemd service.launchd
+        service.manager
+        service.unit_text service.launchd_text service.programs
+        service.order service.shipped service.launchd_keys
         service
         auto_initializer caretaker lookout heartbeat
         case

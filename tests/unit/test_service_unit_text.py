@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 
 from selfheald.config_model import Config
 from selfheald.errors import InitializationError
-from selfheald.service.files import file_for
 from selfheald.service.order import Given, Order
 from selfheald.service.shipped import UNIT_OF_SYSTEM, UNIT_OF_USER, template
-from selfheald.service.unit_text import command_line, fill, given_in, quoted
+from selfheald.service.unit_text import command_line, fill, given_in, quoted, unit_text
 
 #: All that a path may hold and a unit can name.
 NAMES = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=12)
@@ -25,6 +24,10 @@ def order(*writable: str, system: bool = False, grace: float = 20.0, **given_val
     roots = writable or ("/srv/simulations",)
     paths = tuple(map(Path, roots))
     return Order(Given(system, roots, **given_values), Path("/opt/selfheald/bin/python"), paths, paths, grace, "1.2.3")
+
+
+def file_for(wanted: Order) -> str:
+    return unit_text(template(UNIT_OF_SYSTEM if wanted.given.system else UNIT_OF_USER), wanted)
 
 
 def read(text: str) -> configparser.RawConfigParser:
