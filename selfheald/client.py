@@ -308,22 +308,27 @@ def make_private_folder(folder: Path) -> bool:
     Raises :class:`InitializationError` with ``unsafe_path`` if something else stands at that path.
     """
     with open_folder(folder.parent) as above:
+        parent = os.stat(".", dir_fd=above)
+        mode = stat_module.S_IMODE(parent.st_mode) & ~stat_module.S_ISVTX
         try:
-            os.mkdir(folder.name, dir_fd=above)
+            os.mkdir(folder.name, mode & 0o777, dir_fd=above)
         except FileExistsError:
             if not stat_module.S_ISDIR(os.stat(folder.name, dir_fd=above, follow_symlinks=False).st_mode):
                 raise InitializationError(f"{folder} is not a folder", code="unsafe_path", path=folder) from None
             return False
         flags = os.O_RDONLY | os.O_DIRECTORY | OPEN_SAFELY
         made = os.open(folder.name, flags, dir_fd=above)
-        parent = os.stat(".", dir_fd=above)
     try:
         if os.fstat(made).st_gid != parent.st_gid:
             try:
                 os.fchown(made, -1, parent.st_gid)
             except PermissionError:
                 pass  # not a member of the group; the mode below still lets others of the group in where it can
-        os.fchmod(made, stat_module.S_IMODE(parent.st_mode) & ~stat_module.S_ISVTX)
+        if stat_module.S_IMODE(os.fstat(made).st_mode) != mode:
+            try:
+                os.fchmod(made, mode)
+            except PermissionError:
+                pass  # a sandbox refuses setgid: it was inherited, and any mode without it would take it away
     finally:
         os.close(made)
     return True

@@ -12,7 +12,7 @@ import pytest
 from fixtures.standstill import make_standstill
 
 from systemd.machine import Machine, hindrance
-from systemd.server import DROP_IN, GROUP, MEMBERS, PEOPLE, STANDSTILL, Server
+from systemd.server import DROP_IN, GROUP, GROUP_NUMBER, MEMBERS, PEOPLE, STANDSTILL, Server
 from systemd.service import PROGRAM, PYTHON
 
 _SOURCE = Path(__file__).parents[2]
@@ -76,7 +76,7 @@ def _install(machine: Machine, python: Path) -> None:
 
 def _let_people_in(machine: Machine) -> None:
     with machine.path("/etc/group").open("a") as groups:
-        groups.write(f"{GROUP}:x:3000:{','.join(MEMBERS)}\n")
+        groups.write(f"{GROUP}:x:{GROUP_NUMBER}:{','.join(MEMBERS)}\n")
         groups.writelines(f"{name}:x:{number}:\n" for name, number in PEOPLE.items())
     with machine.path("/etc/passwd").open("a") as people:
         people.writelines(f"{name}:x:{number}:{number}::/home/{name}:/bin/sh\n" for name, number in PEOPLE.items())

@@ -17,16 +17,16 @@ CONFIG = "/etc/selfheald/selfheald.toml"
 #: Who there is, by number.
 PEOPLE = {"selfheald": 2000, "ada": 2001, "ben": 2002, "carl": 2003}
 #: The group of those that have workspaces. Carl has none.
-GROUP, MEMBERS = "workforce", ["selfheald", "ada", "ben"]
+GROUP, GROUP_NUMBER, MEMBERS = "workforce", 3000, ["selfheald", "ada", "ben"]
 #: A folder for ``PYTHONPATH``, in which SIGUSR1 brings a daemon to a standstill.
 STANDSTILL = "/opt/standstill"
 #: What differs from the unit as it is installed, so that tests need not wait for it.
 DROP_IN = {"WatchdogSec": "5s", "RestartSec": "100ms", "Environment": f"PYTHONPATH={STANDSTILL}"}
 
-_NEW_DATABASE = """
+_CHANGE = """
 import sys, duckdb
 with duckdb.connect(sys.argv[1]) as connection:
-    connection.execute("create table notes as select 42 as answer")
+    connection.execute(sys.argv[2])
 """
 _ANSWER = """
 import sys, duckdb
@@ -61,11 +61,12 @@ class Server:
 
     def workspace(self, name: str, user: str = "ada", umask: int = 0o002, *, empty: bool = False) -> PurePosixPath:
         """A folder of somebody's, with a database of theirs: with a table of notes, or of no bytes."""
-        folder = PurePosixPath(ROOT, name)
-        database = folder / "simulation.duckdb"
-        self.machine.ok("mkdir", folder, user=user, umask=umask)
-        made = ("touch", database) if empty else (PYTHON, "-c", _NEW_DATABASE, database)
-        self.machine.ok(*made, user=user, umask=umask)
+        database = self.database(name)
+        self.machine.ok("mkdir", database.parent, user=user, umask=umask)
+        if empty:
+            self.machine.ok("touch", database, user=user, umask=umask)
+        else:
+            self.change(database, user, "create table notes as select 42 as answer", umask)
         return database
 
     def database(self, name: str) -> PurePosixPath:
@@ -74,7 +75,7 @@ class Server:
 
     def inside(self) -> list[str]:
         """What must stand before a command that is to run as the service's user, where the service is."""
-        groups = f"--setuid={PEOPLE['selfheald']}", "--setgid=3000"
+        groups = f"--setuid={PEOPLE['selfheald']}", f"--setgid={GROUP_NUMBER}"
         return ["nsenter", "--target", str(self.service.pid), "--mount", *groups, "--"]
 
     def wait(self, database: PurePosixPath, user: str = "ada", timeout: float = DEADLINE) -> Done:
@@ -90,6 +91,14 @@ class Server:
         """The sum of all notes."""
         return int(self.machine.ok(PYTHON, "-c", _ANSWER, database, user=user))
 
+    def change(self, database: PurePosixPath, user: str, statement: str, umask: int = 0o002) -> None:
+        """Run SQL, as a simulator of this user's."""
+        self.machine.ok(PYTHON, "-c", _CHANGE, database, statement, user=user, umask=umask)
+
+    def write(self, database: PurePosixPath, user: str) -> None:
+        """One note more, which counts 1."""
+        self.change(database, user, "insert into notes values (1)")
+
     def look(self, path: PurePosixPath | str) -> tuple[str, str, str]:
         """A path's mode, owner and group."""
         mode, owner, group = self.machine.ok("stat", "-c", "%a %U %G", path).split()
@@ -98,6 +107,12 @@ class Server:
     def processes(self) -> list[str]:
         """The service's user's processes."""
         return self.machine.run("pgrep", "-u", "selfheald", "-a").stdout.splitlines()
+
+    def files(self) -> set[str]:
+        """What there is of workspaces, configuration, state and logs, but for what a daemon has while it lives."""
+        folders = [ROOT, *(f"{above}/selfheald" for above in ("/etc", "/var/lib", "/var/log", "/var/cache"))]
+        passing = ("-not", "-name", "*.notes", "-not", "-name", "watch-probe")
+        return set(self.machine.ok("find", *folders, *passing).splitlines())
 
     def stops(self) -> float:
         """Stop the service; how many seconds that took."""

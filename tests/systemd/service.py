@@ -111,11 +111,17 @@ class Service:
         (folder / "test.conf").write_text(f"[Service]\n{''.join(lines)}")
 
     @property
+    def environment(self) -> dict[str, str]:
+        """That of whoever the service belongs to, as a login makes it."""
+        if self.user is None:
+            return {"HOME": "/root"}
+        name, number = self.user
+        return {"XDG_RUNTIME_DIR": f"/run/user/{number}", "HOME": f"/home/{name}"}
+
+    @property
     def _manager(self) -> list[str]:
         return [] if self.user is None else ["--user"]
 
     def _run(self, *arguments: object) -> Done:
-        if self.user is None:
-            return self.machine.run(*arguments)
-        name, number = self.user
-        return self.machine.run(*arguments, user=name, env={"XDG_RUNTIME_DIR": f"/run/user/{number}", "HOME": f"/home/{name}"})
+        name = None if self.user is None else self.user[0]
+        return self.machine.run(*arguments, user=name, env=self.environment)
