@@ -80,5 +80,9 @@ def _let_people_in(machine: Machine) -> None:
         groups.writelines(f"{name}:x:{number}:\n" for name, number in PEOPLE.items())
     with machine.path("/etc/passwd").open("a") as people:
         people.writelines(f"{name}:x:{number}:{number}::/home/{name}:/bin/sh\n" for name, number in PEOPLE.items())
+    # Without an entry nobody can log in, with a password or without.
+    shadow = machine.path("/etc/shadow")
+    shadow.write_text("".join(f"{name}:*:20000:0:99999:7:::\n" for name in ["root", *PEOPLE]))
+    shadow.chmod(0o600)
     for name in PEOPLE:
         machine.ok("install", "-d", "-m", "700", "-o", name, "-g", name, f"/home/{name}")

@@ -14,7 +14,8 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePath
 from types import TracebackType
 from typing import Any, Self
 
@@ -50,7 +51,21 @@ def hindrance() -> str | None:
     if not os.access(cgroups, os.W_OK) or os.statvfs(cgroups).f_flag & os.ST_RDONLY:
         return f"cgroup2 is read-only: {cgroups}"
     tried = subprocess.run(
-        ["unshare", "--mount", "--pid", "--cgroup", "--net", "--ipc", "--uts", "--fork", "mount", "-t", "tmpfs", "x", "/mnt"],
+        [
+            "unshare",
+            "--mount",
+            "--pid",
+            "--cgroup",
+            "--net",
+            "--ipc",
+            "--uts",
+            "--fork",
+            "mount",
+            "-t",
+            "tmpfs",
+            "x",
+            "/mnt",
+        ],
         capture_output=True,
         text=True,
         timeout=DEADLINE,
@@ -102,7 +117,7 @@ class Machine:
         _remove(self._cgroup)
         shutil.rmtree(self._folder)
 
-    def path(self, inside: str | Path) -> Path:
+    def path(self, inside: str | PurePath) -> Path:
         """A path of the machine's as the test reaches it."""
         return Path(f"/proc/{self._pid}/root{inside}")
 
@@ -196,7 +211,7 @@ def _sweep(cgroups: Path) -> None:
 def _remove(cgroup: Path) -> None:
     """A cgroup goes once its last process is gone, the inner ones first."""
     for folder, _, _ in os.walk(cgroup, topdown=False):
-        wait_for(lambda folder=folder: _removed(Path(folder)), what=folder)  # type: ignore[misc]
+        wait_for(partial(_removed, Path(folder)), what=folder)
 
 
 def _removed(cgroup: Path) -> bool:

@@ -51,7 +51,7 @@ class Server:
 
     def configure(self, **settings: Mapping[str, object]) -> None:
         """Write the configuration; sections with values of their own over those of all tests."""
-        sections = {"watch": {"roots": [ROOT]}, "shutdown": {"grace": 2}}
+        sections: dict[str, Mapping[str, object]] = {"watch": {"roots": [ROOT]}, "shutdown": {"grace": 2}}
         merged = {name: {**sections.get(name, {}), **settings.get(name, {})} for name in sections | settings}
         lines = [
             f"[{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in section.items())

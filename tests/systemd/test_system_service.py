@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from fixtures.waiting import wait_for
 
-from systemd.server import CONFIG, GROUP, ROOT, Server
+from systemd.server import ROOT, Server
 from systemd.service import UNIT, Service
 
 #: A build that does not come to its end.

@@ -9,7 +9,7 @@ import pytest
 from fixtures.waiting import wait_for
 
 from systemd.machine import Machine
-from systemd.server import PEOPLE
+from systemd.server import DROP_IN, PEOPLE
 from systemd.service import PROGRAM, UNIT, Service
 
 NAME = "carl"
@@ -21,10 +21,13 @@ FILE = f"{HOME}/.config/systemd/user/{UNIT}"
 @pytest.fixture(scope="module")
 def service(machine: Machine) -> Iterator[Service]:
     """The service of somebody who has a service manager: they have logged in."""
-    machine.ok("systemctl", "start", f"user@{PEOPLE[NAME]}")
+    done = machine.run("systemctl", "start", f"user@{PEOPLE[NAME]}")
+    assert done.returncode == 0, [entry["MESSAGE"] for entry in machine.journal(f"--unit=user@{PEOPLE[NAME]}")]
     machine.ok("mkdir", "-p", f"{WORKSPACES}/old", user=NAME)
     machine.ok("touch", f"{WORKSPACES}/old/simulation.duckdb", user=NAME)
-    yield Service(machine, (NAME, PEOPLE[NAME]))
+    service = Service(machine, (NAME, PEOPLE[NAME]))
+    service.change(**DROP_IN)
+    yield service
     machine.ok("systemctl", "stop", f"user@{PEOPLE[NAME]}")
 
 
@@ -47,7 +50,9 @@ def test_the_service_of_a_person(service: Service) -> None:
     pid = service.kill("KILL")
     assert service.wait_for_restart(pid) == service.record(WORKSPACES)["pid"]
     assert service.line("ready: watching")["PRIORITY"] == "6"
-    machine.ok("systemd-analyze", "verify", "--recursive-errors=yes", "--user", FILE, user=NAME, env=service.environment)
+    machine.ok(
+        "systemd-analyze", "verify", "--recursive-errors=yes", "--user", FILE, user=NAME, env=service.environment
+    )
 
     done = service.selfheald("service", "uninstall")
     assert done.returncode == 0, done.stderr
