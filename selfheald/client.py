@@ -308,8 +308,7 @@ def make_private_folder(folder: Path) -> bool:
     Raises :class:`InitializationError` with ``unsafe_path`` if something else stands at that path.
     """
     with open_folder(folder.parent) as above:
-        parent = os.stat(".", dir_fd=above)
-        mode = stat_module.S_IMODE(parent.st_mode) & ~stat_module.S_ISVTX
+        mode = stat_module.S_IMODE(os.stat(".", dir_fd=above).st_mode) & ~stat_module.S_ISVTX
         try:
             os.mkdir(folder.name, mode & 0o777, dir_fd=above)
         except FileExistsError:
@@ -318,6 +317,7 @@ def make_private_folder(folder: Path) -> bool:
             return False
         flags = os.O_RDONLY | os.O_DIRECTORY | OPEN_SAFELY
         made = os.open(folder.name, flags, dir_fd=above)
+        parent = os.stat(".", dir_fd=above)
     try:
         if os.fstat(made).st_gid != parent.st_gid:
             try:
@@ -328,7 +328,7 @@ def make_private_folder(folder: Path) -> bool:
             try:
                 os.fchmod(made, mode)
             except PermissionError:
-                pass  # a sandbox refuses setgid: it was inherited, and any mode without it would take it away
+                pass  # a sandbox that grants no setgid: the folder has inherited it, and a narrower mode would drop it
     finally:
         os.close(made)
     return True

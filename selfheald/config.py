@@ -142,7 +142,11 @@ def warnings(config: Config) -> list[str]:
     host = (config.metrics.listen or "127.0.0.1:0").rpartition(":")[0]
     if not host.startswith("127.") and host not in ("localhost", "[::1]"):
         found.append(f"metrics.listen: other machines can reach {host}, and nobody is asked for a password")
-    found += [f"{key}: has no effect in this version" for key in sorted(config.sources.origins) if _is_unused(key)]
+    found += [
+        f"{key}: has no effect in this version"
+        for key, origin in sorted(config.sources.origins.items())
+        if _is_unused(key) and origin != "service"
+    ]
     file = config.sources.file
     if file is not None and config.dbt.env and file.is_file() and file.stat().st_mode & 0o004:
         found.append(f"dbt.env: everybody here can read {file}; `chmod 600` it if it holds secrets")

@@ -12,6 +12,7 @@ import typer
 
 from selfheald.cli.output import ConfigOption, JsonOption, print_error, print_json
 from selfheald.cli.progress import Progress
+from selfheald.config import warnings
 from selfheald.errors import InitializationError
 from selfheald.service.order import DEFAULT_USER, Given
 
@@ -67,14 +68,14 @@ def install_command(
 
     given = _given(roots, system, config, user_name, group)
     manager = installing.manager_for(system, os.environ)
-    for name in planning.unheard(os.environ):
-        typer.echo(f"note: {name} is set here, and not for the service: put it into selfheald.toml", err=True)
+    order, effective = planning.planned(given, os.environ)
+    for note in [*warnings(effective), *planning.unheard(os.environ)]:
+        typer.echo(f"note: {note}", err=True)
     if dry_run:
-        order, _ = planning.planned(given, os.environ)
         typer.echo(manager.text_for(order), nl=False)
         return
     with _told_with_one(), Progress("Installing the service") as progress:
-        done = installing.install(given, manager, os.environ, lambda text: progress.say(f"Installing: {text}"))
+        done = installing.install(order, manager, lambda text: progress.say(f"Installing: {text}"))
     typer.echo(f"{_DONE[done]}: {manager.file}")
     _print(installing.standing(manager, os.environ))
     for note in manager.notes():

@@ -15,7 +15,7 @@ from selfheald.errors import InitializationError, from_os_error
 from selfheald.service.account import account_of, require_access
 from selfheald.service.launchd import Launchd
 from selfheald.service.manager import Condition, Manager, Say
-from selfheald.service.order import Given
+from selfheald.service.order import Given, Order
 from selfheald.service.planning import planned
 from selfheald.service.rehearsal import rehearse
 from selfheald.service.systemd import Systemd
@@ -65,17 +65,18 @@ class Standing:
         }
 
 
-def install(given: Given, manager: Manager, environ: Mapping[str, str], say: Say) -> str:
-    """Install and start the service, and wait until it is ready. Returns what was done: ``installed``, ``renewed``,
-    ``started``, or ``unchanged``. Raises :class:`InitializationError`; what is wrong is found before anything is
-    changed."""
-    _require_person(given)
-    order, _ = planned(given, environ)
+def install(order: Order, manager: Manager, say: Say) -> str:
+    """Install and start the service, and wait until it is ready.
+
+    Returns what was done: ``installed``, ``renewed``, ``started``, or ``unchanged``. Raises
+    :class:`InitializationError`; what is wrong is found before anything is changed.
+    """
+    _require_person(order.given)
     text = manager.text_for(order)
     before = _read_own(manager)
     manager.require()
     account = None
-    if given.system:
+    if order.given.system:
         account = account_of(order)
         require_access(order, account)
     say("preparing the workspaces")

@@ -54,9 +54,10 @@ def planned(given: Given, environ: Mapping[str, str]) -> tuple[Order, Config]:
 
 
 def unheard(environ: Mapping[str, str]) -> list[str]:
-    """Variables of this environment that set something here, and not in the service."""
-    ours = (name for name in environ if name.startswith(PREFIX))
-    return sorted(name for name in ours if "__" in name or name == f"{PREFIX}STATE_DIR")
+    """What this environment sets here and not in the service, a sentence for each variable."""
+    ours = (name for name in sorted(environ) if name.startswith(PREFIX))
+    names = [name for name in ours if "__" in name or name == f"{PREFIX}STATE_DIR"]
+    return [f"{name} is set here, and not for the service: put it into selfheald.toml" for name in names]
 
 
 def _require_roots(config: Config) -> None:
