@@ -14,6 +14,8 @@ from systemd.service import PROGRAM, PYTHON, UNIT, Service
 
 ROOT = "/srv/workspaces"
 CONFIG = "/etc/selfheald/selfheald.toml"
+#: A project that is built in less time than the bundled one.
+PROJECT = "/opt/source/tests/projects/own_project"
 #: Who there is, by number.
 PEOPLE = {"selfheald": 2000, "ada": 2001, "ben": 2002, "carl": 2003}
 #: The group of those that have workspaces. Carl has none.
@@ -51,7 +53,11 @@ class Server:
 
     def configure(self, **settings: Mapping[str, object]) -> None:
         """Write the configuration; sections with values of their own over those of all tests."""
-        sections: dict[str, Mapping[str, object]] = {"watch": {"roots": [ROOT]}, "shutdown": {"grace": 2}}
+        sections: dict[str, Mapping[str, object]] = {
+            "watch": {"roots": [ROOT]},
+            "dbt": {"project_dir": PROJECT},
+            "shutdown": {"grace": 2},
+        }
         merged = {name: {**sections.get(name, {}), **settings.get(name, {})} for name in sections | settings}
         lines = [
             f"[{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in section.items())

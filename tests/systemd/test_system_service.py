@@ -115,7 +115,7 @@ def test_a_stop_while_it_builds_loses_nothing(service: Service, server: Server) 
     service.line("reloaded (dbt.pre_sql changed)", mark)
     database = server.workspace("interrupted")
     content = server.machine.path(str(database)).read_bytes()
-    wait_for(lambda: "1 building 0/8" in service.status, what=lambda: service.status)
+    wait_for(lambda: "1 building 0/4" in service.status, what=lambda: service.status)
     assert len(server.processes()) > 1
     mark = service.mark()
     assert server.stops() < STOP_SECONDS
@@ -164,6 +164,7 @@ def test_uninstalled_it_leaves_workspaces_and_logs(service: Service, server: Ser
     """Installed again, it takes up where it was."""
     database = server.database("first")
     server.heals(database)
+    wait_for(lambda: re.fullmatch(r"\d+ ready", service.status), what=lambda: service.status)
     before = server.files()
     done = service.selfheald("service", "uninstall", "--system")
     assert done.returncode == 0, done.stderr
