@@ -51,21 +51,7 @@ def hindrance() -> str | None:
     if not os.access(cgroups, os.W_OK) or os.statvfs(cgroups).f_flag & os.ST_RDONLY:
         return f"cgroup2 is read-only: {cgroups}"
     tried = subprocess.run(
-        [
-            "unshare",
-            "--mount",
-            "--pid",
-            "--cgroup",
-            "--net",
-            "--ipc",
-            "--uts",
-            "--fork",
-            "mount",
-            "-t",
-            "tmpfs",
-            "x",
-            "/mnt",
-        ],
+        "unshare --mount --pid --cgroup --net --ipc --uts --fork mount -t tmpfs tried /tmp".split(),
         capture_output=True,
         text=True,
         timeout=DEADLINE,
@@ -204,7 +190,8 @@ def _cgroups() -> Path | None:
 def _sweep(cgroups: Path) -> None:
     """Remove what tests have left that were killed."""
     for cgroup in cgroups.glob("selfheald-test-*"):
-        if "populated 0" in (cgroup / "cgroup.events").read_text():
+        maker = cgroup.name.split("-")[2]
+        if not Path("/proc", maker).exists() and "populated 0" in (cgroup / "cgroup.events").read_text():
             _remove(cgroup)
 
 

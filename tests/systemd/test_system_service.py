@@ -32,7 +32,7 @@ def test_started_means_watched_and_scanned(service: Service) -> None:
     mark = service.mark()
     service.do("restart", UNIT)
     status, record = service.status, service.record(ROOT)
-    assert sum(int(word.split()[0]) for word in status.split(", ")) > 0, status
+    assert re.fullmatch(r"\d+ (ready|building|waiting).*", status)
     assert record["state"] == "ready"
     told = service.told(mark)
     (ready,) = (number for number, line in enumerate(told) if line.startswith(f"ready: watching {ROOT}"))
@@ -50,12 +50,11 @@ def test_a_database_becomes_ready_inside_the_sandbox(server: Server) -> None:
     wait_for(lambda: re.fullmatch(r"\d+ ready", server.service.status), what=lambda: server.service.status)
 
 
-@pytest.mark.parametrize("folder", ["/srv/elsewhere", "/opt/elsewhere", "/var/lib/elsewhere", "/usr/local"])
+@pytest.mark.parametrize("folder", ["/srv/elsewhere", "/opt/elsewhere", "/var/lib/elsewhere"])
 def test_the_sandbox_lets_it_write_nowhere_else(server: Server, folder: str) -> None:
     """Not where everybody may."""
     machine = server.machine
-    if not folder.startswith("/usr"):
-        machine.ok("install", "-d", "-m", "1777", folder)
+    machine.ok("install", "-d", "-m", "1777", folder)
     done = machine.run(*server.inside(), "touch", f"{folder}/file")
     assert "Read-only file system" in done.stderr
     machine.ok(*server.inside(), "touch", f"{ROOT}/file")
