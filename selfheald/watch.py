@@ -328,7 +328,7 @@ def _touch(path: Path) -> None:
     try:
         handle = client.open_file(path, os.O_WRONLY | os.O_CREAT, 0o644)
     except PermissionError:
-        if not path.exists():
+        if not os.path.lexists(path):
             raise
         remove_file(path)  # of a daemon that was another user's: that one is over, or we would not be here
         handle = client.open_file(path, os.O_WRONLY | os.O_CREAT, 0o644)

@@ -140,7 +140,9 @@ def _print(standing: Standing) -> None:
     typer.echo(f"service  {condition.detail}{pid}, {starts}")
     if condition.status:
         typer.echo(f"status   {one_line(condition.status)}")
-    if standing.outdated is None:
+    if standing.another is not None:
+        typer.echo(f"file     {standing.manager.file}, of the selfheald that {one_line(standing.another)} runs")
+    elif standing.outdated is None:
         typer.echo(f"file     {standing.manager.file}, up to date")
     else:
         typer.echo(f"file     {standing.manager.file}, out of date: {one_line(standing.outdated)}")

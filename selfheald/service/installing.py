@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from selfheald.config_places import own_python
 from selfheald.errors import InitializationError, from_os_error
 from selfheald.service.account import account_of, require_access
 from selfheald.service.launchd import Launchd
@@ -33,13 +34,14 @@ def manager_for(system: bool, environ: Mapping[str, str]) -> Manager:
 class Standing:
     """An installed service: its file, how it runs, and, where it is to be renewed, ``outdated``: why.
 
-    ``given`` is ``None`` where no file is there.
+    ``given`` is ``None`` where no file is there. Of one that ``another`` interpreter runs, only that one can tell.
     """
 
     manager: Manager
     given: Given | None
     condition: Condition
     outdated: str | None = None
+    another: str | None = None
 
     @property
     def install_command(self) -> str:
@@ -59,7 +61,7 @@ class Standing:
             "detail": condition.detail,
             "status": condition.status or None,
             "pid": condition.pid,
-            "current": None if self.given is None else self.outdated is None,
+            "current": None if self.given is None or self.another is not None else self.outdated is None,
             "outdated": self.outdated,
             "error": None,
         }
@@ -114,6 +116,8 @@ def standing(manager: Manager, environ: Mapping[str, str], wanted: Given | None 
         return Standing(manager, None, condition)
     if given is None:
         return Standing(manager, Given(), condition, "it was not written by selfheald")
+    if wanted is None and given.python not in (None, str(own_python())):
+        return Standing(manager, given, condition, another=given.python)
     try:
         order, _ = planned(wanted or given, environ)
         outdated = None if manager.text_for(order) == text else _difference(text, manager.text_for(order))

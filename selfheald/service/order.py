@@ -12,21 +12,26 @@ from typing import Any, Self
 DEFAULT_USER = "selfheald"
 #: Seconds beyond ``shutdown.grace`` that a stop may take.
 TIDY_SECONDS = 10
+_TEXTS = ("config", "user", "group", "python")
 
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What the installing person said, as it is kept in the installed file. All paths are absolute."""
+    """What the installing person said, and to which ``python``, as it is kept in the installed file.
+
+    All paths are absolute.
+    """
 
     system: bool = False
     roots: tuple[str, ...] = ()
     config: str | None = None
     user: str | None = None
     group: str | None = None
+    python: str | None = None
 
     def as_json(self) -> str:
         """One line of ASCII."""
-        words = {"roots": list(self.roots), "config": self.config, "user": self.user, "group": self.group}
+        words = {name: getattr(self, name) for name in ("roots", *_TEXTS)}
         return json.dumps({name: value for name, value in words.items() if value}, sort_keys=True)
 
     @classmethod
@@ -38,7 +43,7 @@ class Given:
             return None
         if not isinstance(record, Mapping):
             return None
-        roots, rest = record.get("roots", []), [record.get(name) for name in ("config", "user", "group")]
+        roots, rest = record.get("roots", []), [record.get(name) for name in _TEXTS]
         sound = isinstance(roots, list) and all(isinstance(root, str) for root in roots)
         if not sound or not all(isinstance(value, str | None) for value in rest):
             return None

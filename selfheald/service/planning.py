@@ -36,13 +36,14 @@ def planned(given: Given, environ: Mapping[str, str]) -> tuple[Order, Config]:
         {name: value for name, value in environ.items() if not name.startswith(PREFIX)},
     )
     file = config_sources(config).file
-    given = replace(given, config=None if file is None else str(file))
+    python = own_python()
+    given = replace(given, config=None if file is None else str(file), python=str(python))
     _require_roots(config)
     roots = merge_roots(list(config.watch.roots))
     writable = [*roots, *(folder for folder in _own_folders(config) if not is_below(folder, roots))]
     order = Order(
         given=given,
-        python=own_python(),
+        python=python,
         roots=tuple(roots),
         writable=tuple(dict.fromkeys(writable)),
         grace=config.shutdown.grace,

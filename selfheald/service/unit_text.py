@@ -23,7 +23,10 @@ _RECORD = re.compile(r"^Given=(.*)$", re.MULTILINE)
 def unit_text(template: str, order: Order) -> str:
     """The whole unit. Raises ``config_invalid`` for a path that no unit can name."""
     for word in (*order.command, *map(str, order.writable)):
-        _refuse_unnameable(word)
+        if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in word):  # Cs: a byte that is not UTF-8
+            raise _unnameable(word, "it has a control character, or is not UTF-8")
+    if any(letter in str(order.python) for letter in "\\\"'"):
+        raise _unnameable(str(order.python), "systemd runs no program that has a quote or a backslash in its path")
     shown = [path for path in order.writable if is_below(path, HOMES)]
     values = {
         "MOUNTS": [f"RequiresMountsFor={quoted(str(path))}" for path in order.writable if not _needs_escapes(path)],
@@ -87,11 +90,10 @@ def _needs_escapes(path: Path) -> bool:
     return any(letter in str(path) for letter in '\\"')
 
 
-def _refuse_unnameable(word: str) -> None:
-    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in word):  # Cs: a byte that is not UTF-8
-        raise InitializationError(
-            f"{word!r} cannot be named in a service's file: it has a control character, or is not UTF-8",
-            code="config_invalid",
-            path=word.encode("utf-8", "backslashreplace").decode(),
-            hint="Rename it.",
-        )
+def _unnameable(word: str, why: str) -> InitializationError:
+    return InitializationError(
+        f"{word!r} cannot be named in a service's file: {why}",
+        code="config_invalid",
+        path=word.encode("utf-8", "backslashreplace").decode(),
+        hint="Rename it.",
+    )

@@ -29,13 +29,14 @@ FLOORS = [
         diagnosis.judge_setup diagnosis.judge_places diagnosis.judge_machine
         diagnosis.findings
         diagnosis
+        service
+        service.judgement
         service.installing
         service.planning service.rehearsal
         service.account service.systemd service.launchd
         service.manager
         service.unit_text service.launchd_text service.programs
         service.order service.shipped service.launchd_keys
-        service
         auto_initializer caretaker lookout heartbeat
         case
         initialization guarded_reader

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,12 @@ def test_a_path_that_no_unit_can_name_is_refused(name: str) -> None:
     assert caught.value.code == "config_invalid"
     assert caught.value.path is not None
     caught.value.path.encode()
+
+
+@pytest.mark.parametrize("name", ["it's", 'a"b', "a\\b"])
+def test_a_program_that_systemd_would_not_run_is_refused(name: str) -> None:
+    with pytest.raises(InitializationError, match="quote or a backslash"):
+        file_for(replace(order(), python=Path("/opt") / name / "python"))
 
 
 @pytest.mark.parametrize("system", [False, True])
