@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 
 import pytest
 from fixtures.waiting import wait_for
 
-from systemd.server import ROOT, Server
+from systemd.server import GROUP, ROOT, Server
 from systemd.service import UNIT, Service
 
 #: A build that does not come to its end.
@@ -99,6 +100,28 @@ def test_a_reload_is_followed_or_refused_as_a_whole(service: Service, server: Se
     service.do("reload", UNIT)
     wait_for(lambda: re.fullmatch(r"\d+ ready", service.status), what=lambda: service.status)
     assert (service.pid, service.show("ActiveState")) == (pid, "active")
+
+
+def test_a_further_root_takes_an_install(service: Service, server: Server) -> None:
+    """What the sandbox does not show cannot be watched; also a folder in a home, which stays closed to the service."""
+    run = server.machine.ok
+    home, further = "/home/ada", "/home/ada/shared"
+    run("install", "-d", "-m", "2775", "-o", "ada", "-g", GROUP, further)
+    run("touch", f"{home}/secret", user="ada")
+    mark = service.mark()
+    server.configure(watch={"roots": [ROOT, further]})
+    service.do("reload", UNIT)
+    service.line("the configuration stays as it was", mark)
+    assert any(further in line for line in service.told(mark))
+    assert server.install().startswith(f"Renewed: {FILE}\n")
+    assert service.record(further)["pid"] == service.pid
+    database = PurePosixPath(further, "simulation.duckdb")
+    run("touch", database, user="ada", umask=0o002)
+    server.heals(database)
+    assert run(*server.inside(), "ls", home).split() == ["shared"]
+    server.configure()
+    assert server.install().startswith(f"Renewed: {FILE}\n")
+    assert server.install().startswith(f"Unchanged: {FILE}\n")
 
 
 def test_lines_in_the_journal_bear_their_level_and_no_time(service: Service) -> None:
