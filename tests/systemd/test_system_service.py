@@ -136,8 +136,10 @@ def test_a_stop_while_it_builds_loses_nothing(service: Service, server: Server) 
     service.do("reload", UNIT)
     service.line("reloaded (dbt.pre_sql changed)", mark)
     database = server.workspace("interrupted")
-    content = server.machine.path(str(database)).read_bytes()
+    content = server.machine.path(database).read_bytes()
     wait_for(lambda: "1 building 0/4" in service.status, what=lambda: service.status)
+    workspace = server.machine.path(database.parent)
+    wait_for(lambda: list(workspace.glob(".selfheald/staging-*/*.duckdb")), what=service.told)
     assert len(server.processes()) > 1
     mark = service.mark()
     assert server.stops() < STOP_SECONDS
@@ -147,9 +149,9 @@ def test_a_stop_while_it_builds_loses_nothing(service: Service, server: Server) 
     assert f"{UNIT}: Deactivated successfully." in told
     assert "Killing process" not in told
     assert "timed out" not in told
-    assert server.machine.path(str(database)).read_bytes() == content
+    assert server.machine.path(database).read_bytes() == content
     assert not server.machine.path(f"{database}.ready").exists()
-    assert not list(server.machine.path(str(database.parent)).glob(".selfheald/staging-*"))
+    assert not list(workspace.glob(".selfheald/staging-*"))
     server.configure()
     service.do("start", UNIT)
     server.heals(database)
