@@ -12,7 +12,7 @@ VERSIONED := tests/unit tests/integration/test_bundled_project.py tests/integrat
 	tests/integration/test_check_child.py tests/integration/test_child.py tests/integration/test_publish.py \
 	tests/integration/test_table_checker.py tests/acceptance/test_ready.py tests/acceptance/test_staffing_project.py
 
-.PHONY: help demo test test-pinned test-systemd soak lint format types clean
+.PHONY: help demo test test-pinned test-systemd soak pictures lint format types clean
 
 help: ## What there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -31,6 +31,9 @@ test-systemd: $(VENV)/.tests ## Set up, then run the tests that boot a systemd o
 
 soak: $(VENV)/.tests $(PINNED)/.installed ## Set up, then try for an hour to break each promise, and print the figures
 	SELFHEALD_SOAK=1 $(PYTEST) -m soak
+
+pictures: $(VENV)/.installed ## Draw the pictures of the README anew, from what the commands print
+	$(BIN)/python docs/pictures.py
 
 lint: $(VENV)/.tests ## Lint and format check
 	$(BIN)/ruff check .

@@ -20,6 +20,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import typer.main
@@ -38,6 +39,7 @@ DOCUMENTS = sorted(
     for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "dbt/README.md", ROOT / "requirements/README.md")
 )
 EXAMPLES = ROOT / "examples"
+PICTURES = sorted(ROOT.glob("docs/pictures/*.svg"))
 UNITS = sorted([*ROOT.glob("systemd/*/*"), *ROOT.glob("launchd/*")])
 #: Seconds in which a block must have ended, and what it started must be ready.
 DEADLINE = 90.0
@@ -476,7 +478,7 @@ def _anchors(document: Path) -> set[str]:
 
 @pytest.mark.parametrize(
     "path",
-    [*DOCUMENTS, *UNITS, ROOT / "docs/flow.svg", *sorted(EXAMPLES.iterdir())],
+    [*DOCUMENTS, *UNITS, ROOT / "docs/flow.svg", *PICTURES, *sorted(EXAMPLES.iterdir())],
     ids=named,
 )
 def test_no_path_of_a_machine(path: Path) -> None:
@@ -489,3 +491,16 @@ def test_no_document_has_trailing_space() -> None:
     for document in DOCUMENTS:
         for number, line in enumerate(document.read_text(encoding="utf-8").splitlines(), 1):
             assert line == line.rstrip(), f"{named(document)}:{number}"
+
+
+@pytest.mark.parametrize("picture", PICTURES, ids=named)
+def test_a_picture_is_whole_and_needs_nothing_from_elsewhere(picture: Path) -> None:
+    text = picture.read_text(encoding="utf-8")
+    assert ElementTree.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"
+    assert re.findall(r"https?://(?!www\.w3\.org/)\S+|url\((?!#)", text) == []
+    assert f"docs/pictures/{picture.name}" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_pictures_are_those_that_are_drawn() -> None:
+    source = (ROOT / "docs" / "pictures.py").read_text(encoding="utf-8")
+    assert {f'"{picture.stem}": [' for picture in PICTURES} == set(re.findall(r'"\w+": \[', source))

@@ -193,6 +193,15 @@ def test_one_that_runs_is_left_alone_or_loaded_anew(make: Callable[[Launchctl], 
     assert not manager.condition().enabled
 
 
+def test_the_daemon_before_is_not_taken_for_the_new_one(
+    make: Callable[[Launchctl], Launchd], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [{"state": "ready", "pid": 1}, {"state": "starting", "pid": 4242}, {"state": "ready", "pid": 4242}]
+    monkeypatch.setattr(launchd, "daemon_record", lambda root: records.pop(0))
+    assert make(Launchctl()).begin(order(), changed=True, say=quiet) is True
+    assert records == []
+
+
 def test_one_that_dies_is_told_with_its_last_words(make: Callable[[Launchctl], Launchd], tmp_path: Path) -> None:
     log = tmp_path / "Library/Logs/selfheald/launchd.log"
     log.parent.mkdir(parents=True)

@@ -1,0 +1,126 @@
+"""Draws the pictures of the README: what the commands really print. `make pictures` runs it.
+
+A daemon, a good database and a bad one live in a temporary home folder meanwhile. The pictures call that folder, and
+the one that selfheald is installed in, by names that could be anybody's.
+"""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import venv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich._export_format import CONSOLE_SVG_FORMAT
+from rich.console import Console
+from rich.terminal_theme import MONOKAI
+from rich.text import Text
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "docs" / "pictures"
+#: Characters in a line.
+WIDTH = 128
+#: What the home folder is called.
+HOME = "/home/planning"
+#: Pictures by name, each with the words behind `selfheald`.
+PICTURES: Mapping[str, Sequence[str]] = {
+    "service": ["service", "install", "--dry-run", f"{HOME}/workspaces"],
+    "doctor": ["doctor", f"{HOME}/workspaces"],
+    "logs": ["logs", "-n", "16"],
+}
+
+
+def main() -> None:
+    """Draw them all."""
+    FOLDER.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(os.path.realpath(folder)) / "planning"
+        environ = _settle_in(home)
+        daemon = subprocess.Popen(_command(home, "run", "workspaces"), cwd=home, env=environ, stderr=subprocess.DEVNULL)
+        try:
+            for workspace in ("alpha", "beta"):
+                waiting = _command(home, "wait", f"workspaces/{workspace}")
+                subprocess.run(waiting, cwd=home, env=environ, check=False, capture_output=True)
+            for name, words in PICTURES.items():
+                real = [word.replace(HOME, str(home)) for word in words]
+                _draw(name, words, _anonymous(_printed(_command(home, *real), home, environ), home))
+        finally:
+            daemon.send_signal(signal.SIGTERM)
+            daemon.wait()
+
+
+def _settle_in(home: Path) -> dict[str, str]:
+    """A home folder with selfheald installed, a workspace, and one whose database is none. Returns its environment."""
+    (home / "workspaces" / "alpha").mkdir(parents=True)
+    (home / "workspaces" / "beta").mkdir()
+    (home / "workspaces" / "beta" / "simulation.duckdb").write_text("not a database\n")
+    venv.create(home / "selfheald", symlinks=True)
+    packages = next((home / "selfheald" / "lib").glob("python3*/site-packages"))
+    here = [path for path in sys.path if path.endswith("site-packages")]
+    (packages / "selfheald.pth").write_text("\n".join([str(ROOT), *here]) + "\n")
+    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+    return kept | {"HOME": str(home), "TERM": "xterm-256color", "COLUMNS": str(WIDTH), "LINES": "60"}
+
+
+def _command(home: Path, *words: str) -> list[str]:
+    return [str(home / "selfheald" / "bin" / "python"), "-m", "selfheald", *words]
+
+
+def _printed(command: Sequence[str], home: Path, environ: Mapping[str, str]) -> str:
+    """What a command prints on a terminal, colours and all."""
+    ours, its = pty.openpty()
+    with subprocess.Popen(command, cwd=home, env=environ, stdin=its, stdout=its, stderr=subprocess.DEVNULL) as process:
+        os.close(its)
+        output = b""
+        while True:
+            try:
+                more = os.read(ours, 65536)
+            except OSError:  # how Linux tells that the last one has closed the terminal
+                break
+            if not more:
+                break
+            output += more
+        os.close(ours)
+    if process.returncode not in (0, 1):
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
+    return output.decode()
+
+
+def _anonymous(text: str, home: Path) -> str:
+    """The text with this machine's folders under other names."""
+    for path, name in ((home, HOME), (ROOT, f"{HOME}/selfheald"), (Path(sys.prefix), f"{HOME}/selfheald")):
+        text = text.replace(str(path), name)
+    return text
+
+
+def _draw(name: str, words: Sequence[str], text: str) -> None:
+    with Path(os.devnull).open("w") as nowhere:
+        console = Console(record=True, width=WIDTH, file=nowhere, force_terminal=True)
+        prompt = Text.assemble(("$ ", "green"), ("selfheald ", "bold"), " ".join(words).replace(HOME, "~"))
+        console.print(prompt)
+        for line in Text.from_ansi(text.replace("\r\n", "\n").rstrip()).split("\n", allow_blank=True):
+            line.rstrip()
+            console.print(line)
+        svg = console.export_svg(title="selfheald", theme=MONOKAI, code_format=_format(), unique_id=name)
+    (FOLDER / f"{name}.svg").write_text(svg, encoding="utf-8")
+    sys.stdout.write(f"docs/pictures/{name}.svg\n")
+
+
+def _format() -> str:
+    """The frame of the pictures: no font from elsewhere, and spaces that stay."""
+    form = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
+    form = re.sub(r"\s*<!--.*?-->", "", form, flags=re.DOTALL)
+    form = form.replace("Fira Code", "DejaVu Sans Mono, Menlo, Consolas").replace(
+        "font-family: arial", "font-family: sans-serif"
+    )
+    return form.replace("<svg ", '<svg xml:space="preserve" ', 1)
+
+
+if __name__ == "__main__":
+    main()
