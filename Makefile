@@ -10,7 +10,8 @@ PYTEST := SELFHEALD_TEST_PINNED=$(CURDIR)/$(PINNED)/bin/python $(BIN)/python $(O
 # What depends on the versions of dbt, DuckDB and pydantic: reading, building, publishing, and the whole way.
 VERSIONED := tests/unit tests/integration/test_bundled_project.py tests/integration/test_catalog_reader.py \
 	tests/integration/test_check_child.py tests/integration/test_child.py tests/integration/test_publish.py \
-	tests/integration/test_table_checker.py tests/acceptance/test_ready.py tests/acceptance/test_staffing_project.py
+	tests/integration/test_selection.py tests/integration/test_table_checker.py tests/acceptance/test_ready.py \
+	tests/acceptance/test_staffing_project.py
 
 .PHONY: help demo test test-pinned test-systemd soak pictures lint format types clean
 

@@ -9,30 +9,43 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from selfheald.errors import (
-    ConcurrentInitializationError,
-    DatabaseCorruptionError,
-    InitializationError,
-    InitializationTimeoutError,
-)
-from selfheald.initialization_state import (
-    InitializationResult,
-    InitializationState,
-    InitializationStep,
-    RequiredTable,
-    TableTier,
-)
-from selfheald.workspace import get_database_path
-
 if TYPE_CHECKING:
     from selfheald.auto_initializer import AutoInitializer
+    from selfheald.errors import (
+        ConcurrentInitializationError,
+        DatabaseCorruptionError,
+        InitializationError,
+        InitializationTimeoutError,
+    )
+    from selfheald.initialization_state import (
+        InitializationResult,
+        InitializationState,
+        InitializationStep,
+        RequiredTable,
+        TableTier,
+    )
     from selfheald.table_checker import TableExistenceChecker
+    from selfheald.workspace import get_database_path
 
-_LAZY = {
-    "AutoInitializer": "selfheald.auto_initializer",
-    # From here, so that it knows where the required tables come from if it is not given any.
-    "TableExistenceChecker": "selfheald.auto_initializer",
+_PLACES = {
+    # The checker too, so that it knows where the required tables come from if it is not given any.
+    "selfheald.auto_initializer": ("AutoInitializer", "TableExistenceChecker"),
+    "selfheald.errors": (
+        "ConcurrentInitializationError",
+        "DatabaseCorruptionError",
+        "InitializationError",
+        "InitializationTimeoutError",
+    ),
+    "selfheald.initialization_state": (
+        "InitializationResult",
+        "InitializationState",
+        "InitializationStep",
+        "RequiredTable",
+        "TableTier",
+    ),
+    "selfheald.workspace": ("get_database_path",),
 }
+_PLACE_OF = {name: place for place, names in _PLACES.items() for name in names}
 
 __all__ = [
     "AutoInitializer",
@@ -51,6 +64,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _PLACE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_PLACE_OF[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -214,6 +214,11 @@ class CatalogReader:
         found += [Relation(key[1], key[2], "view") for key in names if key[0] not in nested]
         return tuple(sorted(found, key=lambda item: (item.schema, item.name)))
 
+    def definition(self, table: Relation) -> str:
+        """The SQL that defines a base table, as DuckDB tells it."""
+        where = f"schema_name = {literal(table.schema)} AND table_name = {literal(table.name)}"
+        return str(self._rows(f"SELECT sql FROM duckdb_tables() WHERE {_OURS} AND {where}")[0][0])
+
     def _nested_schemas(self) -> set[int]:
         if not self._knows_parents:
             return set()

@@ -11,13 +11,10 @@ process may hold on it (POSIX record locks belong to the process, not to the des
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import fcntl
 import json
 import os
-import secrets
-import socket
 import stat as stat_module
 import time
 from contextlib import contextmanager
@@ -40,6 +37,10 @@ OPEN_SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 #: A folder on the way to another need not be readable, only passable.
 _PASSING = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
+#: On macOS: opens a path at once in which no name is a link; tells the path of what is open, in so many bytes at most.
+_NO_LINKS = getattr(os, "O_NOFOLLOW_ANY", 0)
+_TELL_PATH: Optional[int] = getattr(fcntl, "F_GETPATH", None)
+_PATH_BYTES = 1024
 
 _STATUS_KINDS: Mapping[str, Any] = {
     "state": (str,),
@@ -83,6 +84,8 @@ async def wait_until_ready_async(
     db: PathLike, timeout: Optional[float] = 300.0, on_progress: Optional[Progress] = None
 ) -> Dict[str, Any]:
     """As :func:`wait_until_ready`, for asyncio. Cancelling it leaves nothing behind, no thread and no task."""
+    import asyncio  # whoever calls this has it; for the others it would be most of what importing this module costs
+
     waiter = _steps(db, timeout, on_progress)
     while True:
         try:
@@ -101,7 +104,24 @@ def is_ready(db: PathLike) -> bool:
 def _located(db: PathLike) -> Path:
     """The absolute path, links in its folder's resolved: from here on none is followed any more."""
     absolute = os.path.abspath(db)
-    return Path(os.path.realpath(os.path.dirname(absolute)), os.path.basename(absolute))
+    return Path(real_path(os.path.dirname(absolute)), os.path.basename(absolute))
+
+
+def real_path(folder: PathLike, tell: Optional[int] = _TELL_PATH, control: Callable[..., bytes] = fcntl.fcntl) -> str:
+    """The one path of a folder: absolute, without links, its names spelled as they are on disk.
+
+    A file system that takes a name in any letter case or Unicode form (macOS) tells which it has itself; events come in
+    that spelling. Where it does not tell, or there is no such folder, names stay as they were given.
+    """
+    real = os.path.realpath(folder)
+    if tell is None:
+        return real
+    try:
+        with open_folder(real) as handle:
+            spelled = os.fsdecode(control(handle, tell, bytes(_PATH_BYTES)).split(b"\0", 1)[0])
+            return spelled if os.path.samestat(os.stat(spelled), os.fstat(handle)) else real
+    except (OSError, ValueError):
+        return real
 
 
 def valid_marker(database: Path) -> Optional[Dict[str, Any]]:
@@ -175,19 +195,27 @@ def open_folder(folder: PathLike) -> Iterator[int]:
         os.close(handle)
 
 
-def _enter(folder: str) -> int:
-    at_once = getattr(os, "O_NOFOLLOW_ANY", 0)
-    if at_once:  # macOS
-        return os.open(folder, _PASSING | at_once)
+def _enter(folder: str, at_once: int = _NO_LINKS) -> int:
+    if at_once:
+        return _pass(folder, at_once)
     handle = os.open("/", _PASSING)
     for name in os.path.abspath(folder).split("/"):
         if name:
             try:
-                below = os.open(name, _PASSING | os.O_NOFOLLOW, dir_fd=handle)
+                below = _pass(name, os.O_NOFOLLOW, handle)
             finally:
                 os.close(handle)
             handle = below
     return handle
+
+
+def _pass(path: str, flags: int, folder: Optional[int] = None) -> int:
+    try:
+        return os.open(path, _PASSING | flags, dir_fd=folder)
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # macOS' word for a link, which to Linux is something that is no folder
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from error
+        raise
 
 
 def open_file(path: PathLike, flags: int, mode: int = 0o666) -> int:
@@ -232,7 +260,7 @@ def daemon_root(database: Path) -> Optional[Path]:
     It does where ``.selfheald/daemon.lock`` is held, unless a ``.selfheald-ignore`` or a folder that it passes over
     lies in between, or it looks for files of another name.
     """
-    real = Path(os.path.realpath(database.parent))
+    real = Path(real_path(database.parent))
     between: List[str] = []
     for folder in (real, *real.parents):
         if os.path.lexists(folder / ".selfheald-ignore"):
@@ -259,15 +287,19 @@ def drop_request(database: Path) -> str:
         raise from_os_error(error, request_path(database), "write") from error
 
 
+def _new_id() -> str:
+    return os.urandom(8).hex()
+
+
 def _drop(path: Path) -> str:
     make_private_folder(path.parent)
-    own = secrets.token_hex(8)
+    own = _new_id()
     record = {
         "format": 1,
         "id": own,
         "requested_at": time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime()),
         "pid": os.getpid(),
-        "host": socket.gethostname(),
+        "host": os.uname().nodename,
     }
     draft = f".{path.name}.{own}"
     with open_folder(path.parent) as folder:
@@ -342,13 +374,7 @@ def _steps(
     marker = valid_marker(database)
     if marker is not None:
         return marker
-    if not database.parent.is_dir():
-        raise InitializationError(
-            f"the folder {database.parent} does not exist",
-            code="config_invalid",
-            path=database.parent,
-            hint="Make the folder, or correct the path (DATABASE_PATH).",
-        )
+    _require_folder(database.parent)
     wait = _Wait(database, on_progress)
     began = time.monotonic()
     try:
@@ -370,6 +396,23 @@ def _steps(
         if error.code != "timeout":
             wait.withdraw()
         raise
+
+
+def _require_folder(folder: Path) -> None:
+    """Raise ``config_invalid`` where there is no such folder, ``permission_denied`` where one above is closed to us."""
+    try:
+        there = stat_module.S_ISDIR(os.stat(folder).st_mode)
+    except PermissionError as error:
+        raise from_os_error(error, folder, "use") from error
+    except (OSError, ValueError):
+        there = False
+    if not there:
+        raise InitializationError(
+            f"the folder {folder} does not exist",
+            code="config_invalid",
+            path=folder,
+            hint="Make the folder, or correct the path (DATABASE_PATH).",
+        )
 
 
 class _Wait:
@@ -412,7 +455,7 @@ class _Wait:
         lacking = _lacks(self.database.parent)
         if lacking:
             return f"{lacking}; the daemon then goes on by itself. Then wait again."
-        if self.request_id and request_path(self.database).exists():
+        if self.request_id and os.path.lexists(request_path(self.database)):
             folder = self.database.parent
             return f"The daemon has not taken the request: may it write to {folder}? Its log tells."
         return "Look why: `selfheald status`. Or wait longer: --timeout."
@@ -484,7 +527,7 @@ class _Wait:
     def _ask(self, now: float) -> None:
         """Drop a request; and again where one was taken and neither verdict nor progress came of it."""
         if self.request_id:
-            if request_path(self.database).exists():
+            if os.path.lexists(request_path(self.database)):
                 self._despair(now)
                 self.taken_at = None
                 return
@@ -497,7 +540,7 @@ class _Wait:
                 return
         self.taken_at = None
         self.taken = False
-        fresh = not request_path(self.database).parent.exists()
+        fresh = not os.path.lexists(request_path(self.database).parent)
         self.request_id = drop_request(self.database)
         self.made_folder = self.made_folder or fresh
 

@@ -68,7 +68,6 @@ __all__ = [
     "WatchConfig",
     "bundled_project_dir",
     "child_environment",
-    "colour_allowed",
     "config_sources",
     "load_config",
     "render",
@@ -172,12 +171,6 @@ def child_environment(
         if name not in _NOT_INHERITED and not name.startswith("SELFHEALD_")
     }
     return inherited | dict(extra or {})
-
-
-def colour_allowed(environ: Mapping[str, str] | None = None) -> bool:
-    """False where the user asked for no colours (``NO_COLOR``), or the terminal knows none."""
-    environ = os.environ if environ is None else environ
-    return not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
 
 
 def _explained(error: ValidationError, layers: Sequence[Layer], found: Found) -> list[str]:

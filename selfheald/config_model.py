@@ -213,7 +213,8 @@ class RequiredConfig(BaseModel):
 
     select: tuple[Text, ...] = Field(
         default=("resource_type:seed", "tag:foundation"),
-        description="dbt selection that gives the required tables.",
+        description="dbt selection that gives the required tables; `selector:NAME` is one of the project's own YAML "
+        "selectors.",
     )
     tables: tuple[RequiredTableConfig, ...] = Field(
         default=(),

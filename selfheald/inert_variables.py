@@ -1,253 +1,144 @@
 """Which variables a project's parse cannot depend on: they appear in what models say, not in what they are.
 
-dbt renders every file when it parses a project, but keeps of it only what the calls of ``config``, ``ref`` and
+dbt renders every SQL file when it parses a project, but keeps of it only what the calls of ``config``, ``ref`` and
 ``source`` said, and what its YAML files say. A variable that reaches neither is *inert*: databases that differ in it
-alone share one plan and one parse. The proof is by the words of the Jinja code, and errs on the safe side: whatever is
-not understood makes every variable count.
+alone share one plan and one parse. Why that is safe:
+
+1. Code gets at a variable only by ``var('its name')``: every other use of ``var``, or of a macro that passes a name on
+   to it, and whatever reaches a thing without naming it, makes all variables count.
+2. From there its value is followed, step by step, to whatever may hold something of it: a name that is set, what a call
+   may change in place, the macro that it is in, what happens under a condition on it. Names are not told apart by where
+   they stand, nor is one ever free of it again, so more is followed than is so.
+3. It counts if a step that may hold something of it names what calls ``config``, ``ref`` or ``source`` (a function may
+   go by another name), if a YAML file's code mentions what holds it, or if a macro that dbt calls for each node does.
+
+Whatever is not understood makes every variable count: that costs time, and nothing else.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from pathlib import PurePath
 from typing import Any
 
-_STRING = r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\""
-_JINJA = re.compile(
-    r"\{#.*?#\}" + "".join(rf"|\{{{a}(?:{_STRING}|[^'\"])*?{b}\}}" for a, b in ((r"\{", r"\}"), ("%", "%"))), re.DOTALL
-)
-_STRINGS = re.compile(_STRING, re.DOTALL)
-_WORD = re.compile(r"\w+")
-_TARGETS = re.compile(r"(?:set|for)\s+(.*?)(?:=|\bin\b)", re.DOTALL)
-_MACRO = re.compile(r"macro\s+(\w+)\s*\(\s*(\w*)")
-#: What makes a node what it is, when a file that is being parsed calls it.
-_STRUCTURE = frozenset({"config", "ref", "source", "metric", "function"})
+from jinja2 import nodes
+
+from selfheald import jinja_code
+from selfheald.jinja_code import SHARED, STRUCTURE, WORD, Step, Unclear, called
+
 #: dbt calls these while it parses, for every node.
 _CALLED_BY_DBT = frozenset({"generate_alias_name", "generate_schema_name", "generate_database_name"})
-#: With these, code can reach variables or functions without naming them; and so with a flag that is not one of four.
-_REFLECTION = frozenset({"context", "builtins", "invocation_args_dict", "VARS", "render"})
-_TELLING_FLAG = re.compile(r"\bflags\b(?!\s*\.\s*(?:WHICH|FULL_REFRESH|STORE_FAILURES|EMPTY)\b)")
-_OPENING = frozenset({"macro", "test", "materialization", "snapshot", "if", "for", "set", "call", "filter", "raw"})
-
-
-@dataclass(frozen=True, slots=True)
-class _Block:
-    """One ``{{ … }}`` (no tag) or ``{% … %}``: its words, and its ``code`` and ``names`` without string literals."""
-
-    tag: str
-    text: str
-    code: str
-    words: frozenset[str]
-    names: frozenset[str]
-
-
-@dataclass(slots=True)
-class _Open:
-    """A block that has begun. ``doubtful``: whether its content is rendered depends on the variable."""
-
-    tag: str
-    names: frozenset[str]
-    doubtful: bool = False
-
-
-class _Unclear(Exception):
-    """The code is beyond what can be judged here."""
+#: What dbt and Jinja offer beside macros. Any other name that no macro of the project has is one of dbt's own macros,
+#: which may call one of the project's that has replaced another of dbt's.
+_OFFERED = frozenset(
+    "var env_var ref source config metric function return log print set set_strict zip zip_strict fromjson tojson "
+    "fromyaml toyaml local_md5 diff_of_two_dicts doc debug load_result run_query is_incremental caller range dict "
+    "namespace cycler joiner lipsum loop".split()
+)
 
 
 def inert_variables(files: Mapping[str, str], variables: Mapping[str, Any]) -> frozenset[str]:
     """The names of those ``variables`` that no parse of these files (their names, their texts) can depend on."""
+    wanted = [name for name, value in variables.items() if WORD.fullmatch(name) and not isinstance(value, dict)]
     try:
-        sql = [list(_blocks(text)) for name, text in files.items() if name.lower().endswith(".sql")]
-        yaml = [list(_blocks(text)) for name, text in files.items() if name.lower().endswith((".yml", ".yaml"))]
-        yaml.append([block for value in variables.values() for block in _blocks(str(value))])  # dbt renders these too
-        structure = _structural(sql)
-        _require_literal_names([*sql, *yaml])
-    except _Unclear:
+        judge = _Judge(files, variables)
+    except Unclear:
         return frozenset()
-    in_yaml = {word for blocks in yaml for block in blocks for word in block.words}
-    return frozenset(
-        name
-        for name, value in variables.items()
-        if _WORD.fullmatch(name) and not isinstance(value, dict) and _is_inert(name, sql, in_yaml, structure)
-    )
+    return frozenset(name for name in wanted if judge.is_inert(name))
 
 
-def _blocks(text: str) -> Iterator[_Block]:
-    if "{{" in (rest := _JINJA.sub("", text)) or "{%" in rest:
-        raise _Unclear
-    for found in _JINJA.findall(text):
-        if found.startswith("{#"):
-            continue
-        inner = found[2:-2].strip("-+ \t\r\n")
-        plain = _STRINGS.sub(lambda match: '"\\"' if "\\" in match[0] else '""', inner)
-        code = inner if "dispatch" in plain else plain  # a macro's name can be in that string
-        names = frozenset(_WORD.findall(code))
-        if names & _REFLECTION or _TELLING_FLAG.search(code):
-            raise _Unclear
-        tag = ""
-        if found.startswith("{%"):
-            tag = inner.split(None, 1)[0] if inner else ""
-            if tag == "set" and "=" not in plain:
-                tag = "set block"
-        yield _Block(tag, inner, code, frozenset(_WORD.findall(inner)), names)
+class _Judge:
+    """All that is known of a project's code. Raises :class:`Unclear` when it is made."""
+
+    def __init__(self, files: Mapping[str, str], variables: Mapping[str, Any]) -> None:
+        sql = [jinja_code.parsed(text) for name, text in files.items() if name.lower().endswith(".sql")]
+        properties = {name: text for name, text in files.items() if name.lower().endswith((".yml", ".yaml"))}
+        projects = [text for name, text in properties.items() if PurePath(name).name == "dbt_project.yml"]
+        values = [code for text in jinja_code.texts_in(list(variables.values())) for code in _value(text)]
+        yaml = [code for text in properties.values() for code in jinja_code.expressions(text)]
+        late = [code for each in chain(sql, yaml, values) for code in jinja_code.late_code(each)]
+        names = frozenset(name for text in projects if (name := jinja_code.project_name(text)) is not None)
+        for code in chain(sql, yaml, values, late):
+            jinja_code.require_plain(code, names)
+        self._macros = frozenset(
+            name for code in sql for macro in jinja_code.macros(code) for name in called(macro.name)
+        )
+        if self._macros & {*STRUCTURE, "var"}:
+            raise Unclear
+        _require_literal_names([*sql, *yaml, *values, *late])
+        self._files = [jinja_code.steps(code) for code in sql]
+        self._structure = _structure(self._files)
+        given = (code for text in projects for code in jinja_code.default_values(text))
+        if any(self._structure & step.names for code in chain(values, given) for step in jinja_code.steps(code)):
+            raise Unclear  # to ask for that variable is to call it
+        self._in_yaml = frozenset(word for code in chain(yaml, values) for word in jinja_code.words(code))
+        everything = (step.unknown for steps in self._files for step in steps)
+        self._unknown = frozenset(chain.from_iterable(everything)) - self._macros - _OFFERED
+
+    def is_inert(self, variable: str) -> bool:
+        """Follow what may hold something of it, until that is all or it counts."""
+        reached, before = frozenset({variable}), 0
+        held = [frozenset[str]() for _ in self._files]
+        while len(reached) + sum(map(len, held)) != before:
+            before = len(reached) + sum(map(len, held))
+            for number, steps in enumerate(self._files):
+                for step in steps:
+                    here = reached | held[number]
+                    if step.words.isdisjoint(here) and all(outer.words.isdisjoint(here) for outer in step.outer):
+                        continue
+                    if step.names & self._structure or any(outer.hidden for outer in step.outer):
+                        return False
+                    reached |= frozenset().union(*(outer.names for outer in step.outer if outer.macro))
+                    reached |= step.gets & SHARED
+                    held[number] |= step.gets.union(*(outer.names for outer in step.outer))
+            if reached & self._macros:
+                reached |= self._unknown
+        return reached.isdisjoint(_CALLED_BY_DBT | self._in_yaml)
 
 
-def _macros(blocks: Iterable[_Block]) -> Iterator[tuple[str, str, list[_Block]]]:
-    """Name, first parameter and content of each macro."""
-    inside: tuple[str, str, list[_Block]] | None = None
-    for block in blocks:
-        if block.tag == "macro":
-            header = _MACRO.match(block.text)
-            if header is None or inside is not None:
-                raise _Unclear
-            inside = (header[1], header[2], [block])
-        elif inside is not None:
-            inside[2].append(block)
-            if block.tag == "endmacro":
-                yield inside
-                inside = None
+def _value(text: str) -> list[nodes.Template]:
+    """The code of a variable's value: dbt renders it when it is asked for."""
+    return [jinja_code.parsed(text)] if "{" in text else []
 
 
-def _called(name: str) -> frozenset[str]:
-    """The names by which a macro is called: ``adapter.dispatch`` leaves the prefix out."""
-    return frozenset({name, name.partition("__")[2] or name})
-
-
-def _structural(files: Iterable[list[_Block]]) -> frozenset[str]:
-    """What may call ``config``, ``ref`` or ``source``: these, and each macro in which one of such names occurs."""
-    macros = [(name, content) for blocks in files for name, _, content in _macros(blocks)]
-    if any(name in _STRUCTURE or name == "var" for name, _ in macros):
-        raise _Unclear
-    found, before = _STRUCTURE, 0
+def _structure(files: Iterable[Sequence[Step]]) -> frozenset[str]:
+    """What may call ``config``, ``ref`` or ``source``: these, each macro that names such, other names of such."""
+    steps = [step for file in files for step in file]
+    found, before = STRUCTURE, 0
     while len(found) != before:
         before = len(found)
-        for name, content in macros:
-            if any(block.names & found for block in content[1:]):
-                found |= _called(name)
+        for step in steps:
+            if step.names & found:
+                found |= frozenset().union(*(outer.names for outer in step.outer if outer.macro))
+            if step.handed_on & found:
+                found |= step.gets
     return found
 
 
-def _require_literal_names(files: Collection[list[_Block]]) -> None:
-    """Raise unless each variable is asked for by a name that stands there.
+def _require_literal_names(code: Iterable[nodes.Node]) -> None:
+    """Raise :class:`Unclear` unless each variable is asked for by a name that stands there.
 
-    ``var`` itself is called with a string; a macro that passes its first parameter on to ``var`` is called so too.
+    ``var`` itself is called with a text; a macro that passes its first parameter on to ``var`` is called so too.
     """
-    asking, before = {"var"}, 0
-    macros = [macro for blocks in files for macro in _macros(blocks)]
+    uses = [use for each in code for use in jinja_code.uses(each)]
+    asking, before = frozenset({"var"}), 0
     while len(asking) != before:
         before = len(asking)
-        for name, parameter, content in macros:
-            if any(_passes_on(word, parameter, block.code) for word in asking & _names(content) for block in content):
-                asking |= _called(name)
-    within = {id(block): parameter for _, parameter, content in macros for block in content}
-    assigned = {
-        id(block) for _, parameter, content in macros if parameter in _assigned(content[1:]) for block in content
-    }
-    for blocks in files:
-        for block in blocks:
-            code = block.code
-            for word in asking & block.names:
-                code = re.sub(rf'\b{word}\s*(?:\(|\.has_var\s*\()\s*""\s*(?=[,)])', "", code)
-                if block.tag == "macro":
-                    code = re.sub(rf"macro\s+(?:\w+__)?{word}\b", "", code)
-                if id(block) in within and id(block) not in assigned and within[id(block)]:
-                    code = re.sub(rf"\b{word}\s*(?:\(|\.has_var\s*\()\s*{within[id(block)]}\s*(?=[,)])", "", code)
-                if re.search(rf"\b(?:\w+__)?{word}\b", code):
-                    raise _Unclear
+        for use in uses:
+            if use.name in asking and use.macro is not None and _is_passed_on(use.argument, use.macro):
+                asking |= called(use.macro.name)
+    for use in uses:
+        literal = isinstance(use.argument, nodes.Const) and isinstance(use.argument.value, str)
+        if use.name in asking and not literal and not (use.macro and _is_passed_on(use.argument, use.macro)):
+            raise Unclear
 
 
-def _passes_on(word: str, parameter: str, code: str) -> bool:
-    return bool(parameter) and re.search(rf"\b{word}\s*(?:\(|\.has_var\s*\()\s*{parameter}\b", code) is not None
-
-
-def _names(content: Iterable[_Block]) -> set[str]:
-    return {name for block in content for name in block.names}
-
-
-def _assigned(content: Iterable[_Block]) -> set[str]:
-    return {target for block in content if block.tag in ("set", "set block", "for") for target in _targets(block)}
-
-
-def _targets(block: _Block) -> frozenset[str]:
-    if block.tag == "set block":
-        return block.names - {"set"}
-    match = _TARGETS.match(block.code)
-    if match is None:
-        raise _Unclear
-    return frozenset(_WORD.findall(match[1]))
-
-
-def _is_inert(
-    variable: str, files: Collection[list[_Block]], in_yaml: Collection[str], structure: frozenset[str]
-) -> bool:
-    reached, before = frozenset({variable}), 0
-    try:
-        while len(reached) != before:
-            before = len(reached)
-            for blocks in files:
-                reached |= _reached_macros(blocks, reached, structure)
-    except _Unclear:
-        return False
-    return reached.isdisjoint(_CALLED_BY_DBT) and reached.isdisjoint(in_yaml)
-
-
-def _reached_macros(blocks: Collection[_Block], reached: frozenset[str], structure: frozenset[str]) -> frozenset[str]:
-    """The macros of a file whose result depends on what is ``reached``; raises where its structure may."""
-    if not any(block.words & reached for block in blocks):
-        return frozenset()
-    local, macros, before = reached, frozenset[str](), 0
-    while len(local) + len(macros) != before:
-        before = len(local) + len(macros)
-        opened: list[_Open] = []
-        for block in blocks:
-            depends = bool(block.words & local) or any(outer.doubtful for outer in opened)
-            if depends:
-                if block.names & structure - ({block.tag} if block.tag else set()):
-                    raise _Unclear
-                local |= _spread(block, opened)
-                macros |= frozenset().union(*(outer.names for outer in opened if outer.tag == "macro"))
-            macros |= _step(block, opened, bool(block.words & local))
-        if opened:
-            raise _Unclear
-    return macros
-
-
-def _spread(block: _Block, opened: Collection[_Open]) -> frozenset[str]:
-    """The names that hold something of the variable after this block of code."""
-    if any(outer.tag in ("call", "filter", "raw") for outer in opened):
-        raise _Unclear  # whoever is called there gets it
-    names = frozenset[str]().union(*(outer.names for outer in opened if outer.tag == "set block"))
-    if block.tag in ("set", "set block", "for"):
-        names |= _targets(block)
-    elif block.tag == "do":
-        names |= block.names - {"do"}  # lists and dictionaries change in place
-    return names
-
-
-def _step(block: _Block, opened: list[_Open], hit: bool) -> frozenset[str]:
-    """Enter or leave what this block of code begins or ends; the macro that is reached by its header alone."""
-    tag = block.tag
-    if tag.startswith("end"):
-        if not opened or opened.pop().tag.split()[0] != tag[3:]:
-            raise _Unclear
-    elif tag in ("if", "for"):
-        opened.append(_Open(tag, frozenset(), hit))
-    elif tag in ("elif", "else"):
-        if not opened:
-            raise _Unclear
-        opened[-1].doubtful |= hit
-    elif tag == "set block":
-        opened.append(_Open(tag, _targets(block)))
-    elif tag == "macro":
-        header = _MACRO.match(block.text)
-        names = frozenset[str]() if header is None else _called(header[1])
-        opened.append(_Open(tag, names))
-        return names if hit else frozenset()
-    elif tag in _OPENING and tag != "set":
-        if hit:
-            raise _Unclear
-        opened.append(_Open(tag, frozenset()))
-    elif tag not in ("", "set", "do"):
-        raise _Unclear
-    return frozenset()
+def _is_passed_on(argument: nodes.Node | None, macro: nodes.Macro) -> bool:
+    """True if it is the macro's first parameter, as it was given."""
+    return (
+        isinstance(argument, nodes.Name)
+        and [each.name for each in macro.args[:1]] == [argument.name]
+        and len(macro.defaults) < len(macro.args)
+        and argument.name not in jinja_code.assigned(macro.body)
+    )

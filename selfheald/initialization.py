@@ -181,8 +181,7 @@ class _Initialization:
             self.deadline = time.monotonic() + self.tools.config.dbt.timeout
             # The first step that uses dbt has its start in it, so that nobody waits for what no step tells of.
             attempt.begin("load_seeds" if work.seeds else "build_foundation")
-            await self._copy_inputs(found, work, staging)
-            inputs = await self._build(found, work, staging, logs)
+            inputs = await self._build(found, work, await self._copy_inputs(found, work, staging), staging, logs)
             self._require_space(_size(staging.database))
             await self._publish(found, inputs, staging, logs)
         return await self._certify(found)
@@ -250,10 +249,13 @@ class _Initialization:
         if found.reading.holder is not None:
             raise BusyError(found.reading.holder)
 
-    async def _copy_inputs(self, found: Inspection, work: Work, staging: Staging) -> None:
-        """Copy existing tables that missing ones are built from; they must be of the file as it was checked."""
+    async def _copy_inputs(self, found: Inspection, work: Work, staging: Staging) -> list[dict[str, Any]]:
+        """Copy existing tables that missing ones are built from; they must be of the file as it was checked.
+
+        Returns the ``inputs`` of the job that builds.
+        """
         if not work.inputs:
-            return
+            return []
         copy = partial(
             copy_in_child,
             self.database.path,
@@ -267,18 +269,21 @@ class _Initialization:
         copied = await in_stoppable_thread(copy)
         if copied["identity"] != found.reading.identity:
             raise StartOverError
+        defined = zip(work.inputs, copied["definitions"], strict=True)
+        return [{"schema": schema, "name": name, "definition": sql} for (schema, name), sql in defined]
 
-    async def _build(self, found: Inspection, work: Work, staging: Staging, logs: Folder) -> list[dict[str, Any]]:
+    async def _build(
+        self, found: Inspection, work: Work, inputs: list[dict[str, Any]], staging: Staging, logs: Folder
+    ) -> list[dict[str, Any]]:
         """Let dbt make what is missing; what the tables were that it was made from."""
         dbt = self.tools.config.dbt
         answer = await self._child(
             {
                 "job": "build",
                 **found.settings.job(self.tools.config),
-                "select": [],
-                "seeds": [{"unique_id": node.unique_id, "select": node.selector} for node in work.seeds],
-                "models": [{"unique_id": node.unique_id, "select": node.selector} for node in work.models],
-                "inputs": [{"schema": schema, "name": name} for schema, name in work.inputs],
+                "seeds": [node.unique_id for node in work.seeds],
+                "models": [node.unique_id for node in work.models],
+                "inputs": inputs,
                 "storage_version": dbt.storage_version,
                 "pre_sql": dbt.pre_sql,
                 "work_dir": str(staging.work),

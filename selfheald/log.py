@@ -28,8 +28,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from loguru import logger
 
-from selfheald.config import Config, LogConfig, colour_allowed
+from selfheald.config import Config, LogConfig
 from selfheald.journal import as_journal_line, journal_command, stderr_is_journal
+from selfheald.terminal import colour_allowed
 
 if TYPE_CHECKING:
     from loguru import Logger, Message, Record

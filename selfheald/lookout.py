@@ -19,6 +19,7 @@ import anyio.lowlevel
 from selfheald.config import Config
 from selfheald.errors import InitializationError
 from selfheald.log import event_log
+from selfheald.mounts import is_remote
 from selfheald.scan import Scan, is_ignored, is_watched, scan
 from selfheald.sight import Sight
 from selfheald.threads import run_in_thread
@@ -30,7 +31,6 @@ from selfheald.watch import (
     Watcher,
     WatchLimitError,
     folder_identity,
-    must_poll,
     only_error,
     topmost,
 )
@@ -241,7 +241,7 @@ class Lookout:
 
     def _must_poll(self) -> bool:
         if self.config.watch.mode == "auto":
-            remote = must_poll(self.roots)
+            remote = next(filter(is_remote, self.roots), None)
             if remote is not None:
                 event_log("watch_polling", f"{remote} is on a network file system: polling")
             return remote is not None

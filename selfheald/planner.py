@@ -23,10 +23,9 @@ from selfheald.config import Config, child_environment, render
 from selfheald.config_values import has_placeholder
 from selfheald.dbt_host import run_job
 from selfheald.errors import InitializationError, from_os_error, is_shortage
-from selfheald.inert_variables import inert_variables
 from selfheald.locks import DatabaseLock
 from selfheald.plan import PLAN_FORMAT, Plan, make_plan, plan_from_json
-from selfheald.project import ANY, Fingerprints, Source, fingerprint
+from selfheald.project import ANY, Fingerprints, Source, environment_in, fingerprint
 from selfheald.recent import Recent
 from selfheald.threads import run_in_thread
 from selfheald.variables import ask_for_variables, variables_given
@@ -50,6 +49,9 @@ TRIED_VARIABLES = 3
 PARSE_SECONDS = 300.0
 #: Seconds after which a temporary file was left by a process that was killed: writing one takes a moment.
 TEMPORARY_SECONDS = 3600.0
+
+#: So often is a project read again that changes while dbt reads it.
+CHANGING_TRIES = 3
 
 _SCRATCH = "parse-"
 
@@ -148,18 +150,26 @@ class Planner:
 
     async def plan_and_settings(self, database: Database, *, fresh: bool = False) -> tuple[Plan, Settings]:
         """As :meth:`plan_for`, with the settings that the plan was made for."""
-        settings, keys = await self._settings_and_keys(database, fresh)
-        async with self._turn:
-            name = _name(keys.parse, settings.project_dir)
-            plan = self._plans.get(name) or self._kept(keys.parse, settings)
-            if plan is None:
-                plan = await self._parsed(keys, settings, fresh)
-            self._plans[name] = plan
-        return replace(plan, fingerprint=keys.whole), settings
+        tries = 0
+        while True:
+            tries += 1
+            source, settings, keys = await self._settings_and_keys(database, fresh)
+            async with self._turn:
+                name = _name(keys.parse, settings.project_dir)
+                known = self._plans.get(name) or self._kept(keys.parse, settings)
+                plan = known or await self._parsed(keys, settings, fresh)
+                # Of one that changes while dbt reads it, it may be the plan of what it was not when the key was made.
+                is_its_own = known is not None or await self._is_still(source, settings)
+                if is_its_own:
+                    self._plans[name] = plan
+                    if known is None and self._keeps:
+                        self._keep(plan)
+            if is_its_own or tries == CHANGING_TRIES:
+                return replace(plan, fingerprint=keys.whole), settings
 
     async def fingerprint_for(self, database: Database, *, fresh: bool = False) -> str:
         """The fingerprint of the plan that holds for this database, which needs no dbt even where the plan does."""
-        return (await self._settings_and_keys(database, fresh))[1].whole
+        return (await self._settings_and_keys(database, fresh))[2].whole
 
     async def look_at_projects(self, databases: Iterable[Database]) -> None:
         """Let :attr:`changes` count what has changed in the projects of these databases."""
@@ -191,12 +201,12 @@ class Planner:
         with suppress(OSError, InitializationError):
             write_atomically(self._folder / "last_seconds", f"{seconds:.2f}\n", durable=False)
 
-    async def _settings_and_keys(self, database: Database, fresh: bool) -> tuple[Settings, _Keys]:
+    async def _settings_and_keys(self, database: Database, fresh: bool) -> tuple[Source, Settings, _Keys]:
         settings = await self.settings_for(database, fresh=fresh)
         async with self._turn:
             source = await self._source(settings, fresh)
             inert = await self._inert_in(source, settings)
-        return replace(settings, inert=inert), self._keys(source, settings, inert)
+        return source, replace(settings, inert=inert), self._keys(source, settings, inert)
 
     async def _source(self, settings: Settings, fresh: bool) -> Source:
         place = (settings.project_dir, settings.profiles_dir)
@@ -222,6 +232,10 @@ class Planner:
         self._sources[place] = (time.monotonic(), source)
         return source
 
+    async def _is_still(self, source: Source, settings: Settings) -> bool:
+        """True if the project is what it was when it was looked at."""
+        return (await self._source(settings, True)).digest == source.digest
+
     async def _inert_in(self, source: Source, settings: Settings) -> frozenset[str]:
         """The variables that the project's parse does not depend on."""
         if not settings.variables:
@@ -235,19 +249,26 @@ class Planner:
         if inert is None:
 
             def judge() -> frozenset[str]:
+                from selfheald.inert_variables import inert_variables  # with Jinja and YAML, which few need
+
                 try:
                     return inert_variables(source.texts(), settings.variables)
                 except OSError:
                     return frozenset()  # it is being changed
 
-            inert = self._inert[key] = await run_in_thread(judge)
+            inert = await run_in_thread(judge)
+            if not await self._is_still(source, settings):
+                return frozenset()  # what was judged may be what it is now
+            self._inert[key] = inert
         return inert
 
     def _keys(self, source: Source, settings: Settings, inert: frozenset[str]) -> _Keys:
         dbt, required = self.config.dbt, self.config.required
-        asked = {name for name in settings.environment if name in source.environment or name.startswith("DBT_")}
+        # dbt renders the values of variables, too.
+        wanted = source.environment.union(*(environment_in(str(value)) for value in settings.variables.values()))
+        asked = {name for name in settings.environment if name in wanted or name.startswith("DBT_")}
         given = dbt.env.keys() & settings.environment.keys()
-        seen = asked | given if ANY in source.environment else asked
+        seen = asked | given if ANY in wanted else asked
         shared = {
             "target": dbt.target,
             "select": required.select,
@@ -327,16 +348,13 @@ class Planner:
                 )
         except OSError as error:
             raise from_os_error(error, error.filename or self._folder, "use") from error
-        plan = make_plan(
+        return make_plan(
             answer,
             fingerprint=key,
             project_dir=str(settings.project_dir),
             select=required.select,
             explicit=[table.model_dump() for table in required.tables],
         )
-        if keep:
-            self._keep(plan)
-        return plan
 
     def _begin_with_latest(self, saved: Path, project_dir: Path, scratch: Path) -> None:
         """Let dbt begin with its last parse of that project: it finds out by itself what of it has changed."""

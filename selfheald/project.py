@@ -116,13 +116,17 @@ class Fingerprints:
             return known
         content = path.read_bytes()
         text = "" if path.suffix.lower() in (".csv", ".tsv") else content.decode(errors="replace")
-        names = frozenset(one or other for one, other in _ENV_VAR.findall(text)) - {"DATABASE_PATH"}
-        names |= {ANY} if _ENV_VAR_OF_ANY_NAME.search(text) else set()
         if len(self._known) >= _MANY_FILES:
             self._known.clear()
         paths = tuple(_PATH.findall(text)) if path.name == _PROJECT_FILE else ()
-        read = self._known[path] = _File(identity, hashlib.sha256(content).hexdigest(), names, paths)
+        read = self._known[path] = _File(identity, hashlib.sha256(content).hexdigest(), environment_in(text), paths)
         return read
+
+
+def environment_in(text: str) -> frozenset[str]:
+    """The names of the environment variables that Jinja code asks for, but that of the database's own path."""
+    names = frozenset(one or other for one, other in _ENV_VAR.findall(text)) - {"DATABASE_PATH"}
+    return names | {ANY} if _ENV_VAR_OF_ANY_NAME.search(text) else names
 
 
 def fingerprint(source: Source, settings: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from selfheald.errors import InitializationError, from_os_error
 from selfheald.locks import OPEN_SAFELY, DatabaseLock, Holder
 from selfheald.marker import remove_marker
 from selfheald.table_checker import Reading, read_in_child
-from selfheald.workspace import WAL_SUFFIXES, Database, ensure_private_folder, open_folder
+from selfheald.workspace import WAL_SUFFIXES, Database, ensure_private_folder, open_folder, sync
 
 #: Seconds for which the renamed file stays locked: who opened it before, and is about to lock it, gives it up then.
 HOLD_SECONDS = 0.010
@@ -60,7 +60,7 @@ def quarantine(database: Database) -> list[str]:
                         moved.append(new)
                     elif not moved:
                         raise _changed(database)
-                os.fsync(folder)
+                sync(folder)
                 time.sleep(HOLD_SECONDS)
         except OSError as error:
             raise from_os_error(error, database, "set aside") from error

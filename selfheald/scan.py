@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from selfheald.client import request_path
+from selfheald.names import alike, all_alike
 from selfheald.sight import Sight, facts, sight
 from selfheald.workspace import IGNORE_FILE, PRIVATE_FOLDER, WAL_SUFFIXES, is_under
 
@@ -36,12 +38,19 @@ class Scan:
         return {path: (facts(request_path(path)), *sight(path)) for path in self.databases | self.requested}
 
 
-def scan(folders: Iterable[str | Path], name: str, exclude: frozenset[str], *, deep: bool = True) -> Scan:
+def scan(
+    folders: Iterable[str | Path],
+    name: str,
+    exclude: frozenset[str],
+    *,
+    deep: bool = True,
+    platform: str = sys.platform,
+) -> Scan:
     """Walk folders for databases and requests. Links are not followed; what cannot be read is listed.
 
     With ``deep`` false only the folders themselves are looked at.
     """
-    found = Scan()
+    found, wanted = Scan(), alike(name, platform)
     todo = [os.fspath(folder) for folder in folders]
     while todo:
         folder = todo.pop()
@@ -55,11 +64,12 @@ def scan(folders: Iterable[str | Path], name: str, exclude: frozenset[str], *, d
                 found.unreadable.append(Path(folder))
             continue
         (found.watchable if is_text(folder) and all(map(is_text, entries)) else found.blind).add(folder)
-        if IGNORE_FILE in entries:
+        names = all_alike(entries.keys(), platform)
+        if IGNORE_FILE in names:
             continue
-        if name in entries or f"{name}.ready" in entries:
+        if wanted in names or f"{wanted}.ready" in names:
             found.databases.add(Path(folder, name))
-        if PRIVATE_FOLDER in entries:
+        if PRIVATE_FOLDER in names:
             _look_into_private(folder, name, found)
         below = (entry for entry in entries.values() if entry.name not in exclude and entry.name != PRIVATE_FOLDER)
         (todo.extend if deep else found.below.update)(entry.path for entry in below if _is_below(entry))
@@ -77,14 +87,17 @@ def is_text(name: str) -> bool:
     return True
 
 
-def database_of(path: Path, name: str) -> Path | None:
-    """The database that a path tells of (itself, its WAL, marker or request), or ``None``."""
-    if path.name == name or path.name == f"{name}.ready":
+def database_of(path: Path, name: str, platform: str = sys.platform) -> Path | None:
+    """The database that a path tells of (itself, its WAL, marker or request), or ``None``.
+
+    On macOS also what a request is before it gets its name by ``link``: of that no event tells.
+    """
+    seen, wanted = alike(path.name, platform), alike(name, platform)
+    if path.parent.name == PRIVATE_FOLDER:
+        drafted = platform == "darwin" and seen.startswith(f".{wanted}.request.") and not seen.endswith(".taken")
+        return path.parent.parent / name if drafted or seen == f"{wanted}.request" else None
+    if seen == wanted or seen == f"{wanted}.ready" or seen in {wanted + suffix for suffix in WAL_SUFFIXES}:
         return path.with_name(name)
-    if path.name in {name + suffix for suffix in WAL_SUFFIXES}:
-        return path.with_name(name)
-    if path.parent.name == PRIVATE_FOLDER and path.name == f"{name}.request":
-        return path.parent.parent / name
     return None
 
 

@@ -36,16 +36,17 @@ def copy_tables(
     never read. ``storage_version`` (``v1.0.0``) is sent where this DuckDB knows of formats. ``target`` is closed and
     checkpointed afterwards, with no WAL beside it; after a failure it is gone.
 
-    Returns ``{"identity": …, "tables": [{"schema", "name", "rows"}]}``; the identity is that of ``source`` while it
-    was copied. Raises ``locked`` if it changed meanwhile, ``config_invalid`` if the copies would take more than
-    ``max_bytes``, ``schema_mismatch`` if a view stands under a name.
+    Returns ``{"identity": …, "tables": [{"schema", "name", "rows"}], "definitions": […]}``: the identity is that of
+    ``source`` while it was copied, the definitions are the tables' SQL there. Raises ``locked`` if it changed
+    meanwhile, ``config_invalid`` if the copies would take more than ``max_bytes``, ``schema_mismatch`` if a view stands
+    under a name.
     """
     if target.is_symlink() or target.exists():
         raise InitializationError(f"{target} exists already", code="unsafe_path", path=target)
     try:
         with watch_database(source) as watched:
             identity = file_identity(source)
-            copied = _copy(watched, target, tables, storage_version, max_bytes)
+            copied, definitions = _copy(watched, target, tables, storage_version, max_bytes)
             if tables and (not watched.certain() or file_identity(source) != identity):
                 raise _changed(source)
     except BaseException as failure:
@@ -55,7 +56,7 @@ def copy_tables(
         if isinstance(failure, OSError):
             raise classify(failure, source) from failure
         raise
-    return {"identity": identity, "tables": copied}
+    return {"identity": identity, "tables": copied, "definitions": definitions}
 
 
 def _copy(
@@ -64,11 +65,12 @@ def _copy(
     tables: Sequence[tuple[str, str]],
     storage_version: str | None,
     max_bytes: int,
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], list[str]]:
     reader = CatalogReader(_MEMORY_LIMIT)
     try:
         _create(reader, target, storage_version)
         copied: list[dict[str, Any]] = []
+        definitions: list[str] = []
         if tables:
             block_size = _readable_block_size(watched)
             try:
@@ -76,11 +78,12 @@ def _copy(
                     _close_the_door(reader)
                     chosen = _choose(reader.relations(), tables, watched.path)
                     _refuse_too_much(reader, chosen, block_size, max_bytes, watched.path)
+                    definitions = [reader.definition(table) for table in chosen]
                     copied = [_copy_table(reader, table, watched.path, storage_version) for table in chosen]
             except (duckdb.Error, RuntimeError) as failure:
                 raise classify(reader.files.failure or failure, watched.path) from failure
         _finish(reader, target)
-        return copied
+        return copied, definitions
     finally:
         reader.close()
 

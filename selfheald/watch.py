@@ -4,6 +4,10 @@ The folders come from a scan, and the watches are not recursive: what a scan pas
 nowhere, and one folder that cannot be watched does not keep the others from it. (A recursive watch follows links; a few
 folders that link to each other are enough to keep it, and the interpreter's lock, for hours.) For new folders holds:
 subscribe, then scan.
+
+On macOS the kernel's own watch is recursive, costs nothing for each folder, and follows no link. But it tells nothing
+of a name that a file gets by ``link``: of a request tells the draft that it was linked from, of a published database
+its marker.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from selfheald import client
 from selfheald.errors import InitializationError, from_os_error
 from selfheald.scan import database_of, is_folder, is_watched
 from selfheald.spare import require_threads
-from selfheald.workspace import IGNORE_FILE, PRIVATE_FOLDER, is_under, remove_file
+from selfheald.workspace import IGNORE_FILE, PRIVATE_FOLDER, remove_file
 
 #: Written by the watcher itself: the event that comes back proves that a root's watch stands.
 PROBE = "watch-probe"
@@ -35,10 +39,6 @@ STEP_MS, DEBOUNCE_MS = 50, 400
 LATER = 1000
 #: How often a watch is begun with the folders that are left: some may go, or be closed, in the meantime.
 ATTEMPTS = 5
-#: On macOS the kernel's own watch is recursive and costs nothing for each folder.
-RECURSIVE = sys.platform == "darwin"
-#: File systems whose changes by other hosts the kernel doesn't tell of; in user space they are called `fuse.sshfs`.
-NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "lustre", "glusterfs", "afs", "sshfs"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class UnreadableNameError(Exception):
 class Watcher:
     """Native watches over folders of the roots: one over those that were there first, one over later ones."""
 
-    def __init__(self, roots: Sequence[Path], name: str, exclude: frozenset[str]) -> None:
+    def __init__(self, roots: Sequence[Path], name: str, exclude: frozenset[str], platform: str = sys.platform) -> None:
         self.roots = list(roots)
         #: The folders that are watched, as far as is known.
         self.folders: set[str] = set()
@@ -82,6 +82,8 @@ class Watcher:
         self.told: set[Path] = set()
         self._name = name
         self._exclude = exclude
+        self._platform = platform
+        self._is_whole = platform == "darwin"
         self._proven: dict[Path, anyio.Event] = {root: anyio.Event() for root in roots}
         self._identities = {root: folder_identity(root) for root in roots}
         self._later: set[str] = set()
@@ -98,7 +100,7 @@ class Watcher:
         """Watch folders from now on. The group is ended by whatever ends a watch."""
         self._group = group
         self.folders = set(folders)
-        self._stop_first = await self._start(map(str, self.roots) if RECURSIVE else self.folders)
+        self._stop_first = await self._start(map(str, self.roots) if self._is_whole else self.folders)
 
     async def hints(self) -> Hints:
         """Wait until events have come, and give all that they hint at."""
@@ -117,7 +119,7 @@ class Watcher:
         What events had to tell until now, and had not yet, is lost: look at the folders that are returned.
         """
         self.folders |= folders
-        if RECURSIVE:
+        if self._is_whole:
             return set(folders)
         before, self._later = self._later, self._later | folders
         stops = [self._stop_later]
@@ -175,7 +177,7 @@ class Watcher:
                     debounce=DEBOUNCE_MS,
                     force_polling=False,
                     rust_timeout=30_000,
-                    recursive=RECURSIVE,
+                    recursive=self._is_whole,
                     ignore_permission_denied=False,  # it would swallow a limit that is reached, too
                 ):
                     self._tell(changes)
@@ -205,28 +207,31 @@ class Watcher:
         if path.name == PROBE and path.parent.name == PRIVATE_FOLDER:
             return True
         if PRIVATE_FOLDER in path.parent.parts:
-            return path.parent.name == PRIVATE_FOLDER and path.name == f"{self._name}.request"
+            return path.parent.name == PRIVATE_FOLDER and self._database_of(path) is not None
         if path in self._proven:
             return change is Change.deleted
         if not is_watched(path, self.roots, self._exclude) or path.name in self._exclude:
             return False
-        if database_of(path, self._name) is not None or path.name == IGNORE_FILE:
+        if self._database_of(path) is not None or path.name == IGNORE_FILE:
             return True
         if change is Change.deleted:
             self.folders.discard(raw)
         return (change is Change.added or path in self.unreadable) and is_folder(path)
 
+    def _database_of(self, path: Path) -> Path | None:
+        return database_of(path, self._name, self._platform)
+
     def _hints_of(self, changes: set[tuple[Change, str]]) -> Hints:
         databases, folders, added = set(), set(), set()
         for change, raw in changes:
             path = Path(raw)
-            database = database_of(path, self._name)
+            database = self._database_of(path)
             if path.name == PROBE:
                 if change is not Change.deleted and path.parent.parent in self._proven:
                     self._proven[path.parent.parent].set()
             elif database is not None:
                 databases.add(database)
-                if path.name != f"{self._name}.ready":
+                if self._is_whole or path.name != f"{self._name}.ready":
                     self.told.add(database)
             elif path.name == PRIVATE_FOLDER:
                 self.folders.discard(raw)  # another one, perhaps
@@ -237,26 +242,6 @@ class Watcher:
                 added.add(path)
         self.told |= folders | added
         return Hints(frozenset(databases), frozenset(folders), frozenset(added))
-
-
-def file_system(path: Path) -> str | None:
-    """The type of the file system that holds ``path``; ``None`` where the platform doesn't tell."""
-    try:
-        lines = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
-    except OSError:
-        return None
-    best, kind = -1, None
-    for line in lines:
-        left, _, right = line.partition(" - ")
-        mount = Path(left.split()[4].replace("\\040", " "))
-        if is_under(path, mount) and len(mount.parts) >= best:
-            best, kind = len(mount.parts), right.split()[0]
-    return kind
-
-
-def must_poll(roots: Sequence[Path]) -> Path | None:
-    """The first root on a network file system, where native events miss what other hosts do."""
-    return next((root for root in roots if (file_system(root) or "").rpartition(".")[2] in NETWORK), None)
 
 
 def topmost(folders: Set[Path]) -> Iterator[Path]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import secrets
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from selfheald import client
-from selfheald.client import OPEN_SAFELY, make_private_folder, marker_path, request_path, status_path
+from selfheald.client import OPEN_SAFELY, make_private_folder, marker_path, real_path, request_path, status_path
 from selfheald.errors import InitializationError, from_os_error
 
 DATABASE_NAME = "simulation.duckdb"
@@ -22,6 +23,8 @@ IGNORE_FILE = ".selfheald-ignore"
 SUFFIXES = frozenset({".duckdb", ".ddb", ".db"})
 #: Beside a database: the WAL, and what DuckDB 2.0 makes of it while it checkpoints or recovers.
 WAL_SUFFIXES = (".wal", ".wal.checkpoint", ".wal.recovery")
+#: What macOS has beside ``fsync``; ``None`` elsewhere.
+FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -34,7 +37,7 @@ class Database:
     def at(cls, path: str | os.PathLike[str]) -> Database:
         """The database at ``path``: links in its folder's path are resolved, its own name is not followed."""
         absolute = Path(os.path.abspath(path))
-        return cls(Path(os.path.realpath(absolute.parent)) / absolute.name)
+        return cls(Path(real_path(absolute.parent)) / absolute.name)
 
     @property
     def folder(self) -> Path:
@@ -155,7 +158,7 @@ def is_under(path: Path, root: Path) -> bool:
 
 def merge_roots(roots: list[Path]) -> list[Path]:
     """The roots without those that lie in another one, in their order."""
-    real = list(dict.fromkeys(Path(os.path.realpath(root)) for root in roots))
+    real = list(dict.fromkeys(Path(real_path(root)) for root in roots))
     return [root for root in real if not any(root != other and is_under(root, other) for other in real)]
 
 
@@ -188,10 +191,10 @@ def open_folder(folder: Path) -> Iterator[int]:
 
 
 def write_atomically(path: Path, text: str, *, readable_like: Path | None = None, durable: bool = True) -> None:
-    """Replace a file as a whole: temporary file in its folder, fsync, rename, fsync of the folder.
+    """Replace a file as a whole: temporary file in its folder, synced, renamed, then the folder synced.
 
     Who may read ``readable_like`` may read the file. Symbolic links are replaced, never followed. ``durable`` False
-    leaves out the fsyncs, for what may be lost with the machine. Raises :class:`InitializationError`.
+    leaves out the syncs, for what may be lost with the machine. Raises :class:`InitializationError`.
     """
     try:
         with open_folder(path.parent) as folder:
@@ -210,14 +213,27 @@ def _replace(folder: int, name: str, text: str, readable_like: Path | None, dura
             stream.flush()
             _let_read(stream.fileno(), like, folder)
             if durable:
-                os.fsync(stream.fileno())
+                sync(stream.fileno())
         os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
     except BaseException:
         with suppress(OSError):
             os.unlink(temporary, dir_fd=folder)
         raise
     if durable:
-        os.fsync(folder)
+        sync(folder)
+
+
+def sync(handle: int, fully: int | None = FULL_SYNC, control: Callable[[int, int], object] = fcntl.fcntl) -> None:
+    """Have all that is in an open file, or folder, on the disk when this returns.
+
+    What ``fsync`` hands to a disk may stay in its memory on macOS, until that is told to empty it; so everything that
+    was handed to the same disk before is written then too. Some file systems there cannot be told.
+    """
+    if fully is not None:
+        with suppress(OSError):
+            control(handle, fully)
+            return
+    os.fsync(handle)
 
 
 def remove_file(path: Path) -> bool:

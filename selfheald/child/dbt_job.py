@@ -7,7 +7,7 @@ import json
 import re
 import uuid
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Set
 
 import duckdb
 
@@ -18,6 +18,8 @@ from inputs import note
 from manifest_reader import KINDS, describe, source_file
 from protocol import Emit, JobError
 
+#: One of the project's YAML selectors, which dbt knows by an option of its own, and not in the midst of a selection.
+_SELECTOR = re.compile(r"selector:[^,]+")
 _STORAGE_VERSION = re.compile(r"latest|v\d+\.\d+\.\d+")
 
 # A process that lives for seconds gains nothing from looking for cycles among dbt's millions of objects.
@@ -65,15 +67,19 @@ def build(job: Dict[str, Any], emit: Emit) -> Dict[str, Any]:
 
 
 def _selected(session: Session, select: List[str]) -> List[str]:
-    """The unique ids of what dbt itself finds for a selection."""
-    if not select:
-        return []
-    arguments = [f"--resource-type={kind}" for kind in KINDS]
-    arguments += ["--output", "json", "--output-keys", "unique_id", "--select", " ".join(select)]
-    outcome = session.invoke("ls", arguments)
-    if not outcome.success:
-        raise selection_error(outcome.exception, select, session.project_dir / "dbt_project.yml")
-    return sorted(json.loads(line)["unique_id"] for line in outcome.result or [])
+    """The unique ids of what dbt itself finds for a selection; for each ``selector:NAME`` it is asked apart."""
+    words = " ".join(select).split(" ")  # as dbt does
+    selectors = [word for word in words if _SELECTOR.fullmatch(word)]
+    plain = " ".join(word for word in words if word not in selectors)
+    found: Set[str] = set()
+    asked = [["--selector", word.partition(":")[2]] for word in selectors]
+    for selection in [*asked, ["--select", plain]] if plain else asked:
+        arguments = [f"--resource-type={kind}" for kind in KINDS]
+        outcome = session.invoke("ls", [*arguments, "--output", "json", "--output-keys", "unique_id", *selection])
+        if not outcome.success:
+            raise selection_error(outcome.exception, select, session.project_dir / "dbt_project.yml")
+        found.update(json.loads(line)["unique_id"] for line in outcome.result or [])
+    return sorted(found)
 
 
 def _nothing_selected(session: Session, manifest: Any, select: List[str]) -> JobError:
@@ -92,11 +98,10 @@ def _nothing_selected(session: Session, manifest: Any, select: List[str]) -> Job
     return JobError("selection_empty", "; ".join(told), path=session.project_dir / "dbt_project.yml")
 
 
-def _wanted(session: Session, manifest: Any, listed: List[Dict[str, Any]]) -> Dict[str, Any]:
+def _wanted(session: Session, manifest: Any, listed: List[str]) -> Dict[str, Any]:
     """The nodes asked for, by unique id. Ephemeral ones are no relations: dbt folds them into others."""
     nodes: Dict[str, Any] = {}
-    for item in listed:
-        uid = item["unique_id"]
+    for uid in listed:
         node = manifest.nodes.get(uid)
         if node is None:
             gone = missing_seed(session.project_dir, session.raw_project, only=uid.rpartition(".")[2])

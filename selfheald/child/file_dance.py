@@ -16,7 +16,7 @@ import stat
 import struct
 import sys
 import time
-from typing import Iterator
+from typing import Any, Callable, Iterator, Optional
 
 from file_identity import WAL_SUFFIXES
 from latecomers import keep_locked
@@ -32,6 +32,8 @@ HOLD_AT_MOST = 2.0
 #: have it open (it may belong to another user), it stays locked for the second.
 HOLD_ORPHAN_AT_MOST, HOLD_ORPHAN_UNSEEN = 10.0, 0.5
 
+#: What macOS has beside ``fsync``; ``None`` elsewhere.
+FULL_SYNC: Optional[int] = getattr(fcntl, "F_FULLFSYNC", None)
 #: What file systems answer that have no hard links.
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _SAFELY = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -45,20 +47,20 @@ def put_in_place(new: str, database: str) -> None:
     folder, name = os.path.split(database)
     with _folder(folder) as directory, _opened(new, os.O_RDWR) as fresh:
         look_for_room(database)
-        os.fsync(fresh)
+        sync(fresh)
         _lock(fresh)
         if _is_absent(directory, name) and _link(new, fresh, directory, name):
             return
         with _empty_file(directory, name) as old:
             _take_after(old, fresh)
-            os.fsync(fresh)
+            sync(fresh)
             # Before the rename: whoever is making a database of the empty file has no lock then, and gives it up,
             # even if this process is killed from here on. Afterwards it would write to a file that is at no path.
             time.sleep(HOLD_REPLACED)
             look_for_room(database)
             _require_empty(old, directory, name)
             os.rename(new, name, dst_dir_fd=directory)
-            os.fsync(directory)
+            sync(directory)
             keep_locked(fresh, HOLD_NEW, HOLD_AT_MOST, HOLD_NEW)
             _unlock(fresh)
             keep_locked(old, 0.0, HOLD_ORPHAN_AT_MOST, HOLD_ORPHAN_UNSEEN)
@@ -98,7 +100,7 @@ def _link(new: str, fresh: int, directory: int, name: str) -> bool:
             os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFELY, 0o666, dir_fd=directory))
         return False
     os.unlink(new)
-    os.fsync(directory)
+    sync(directory)
     keep_locked(fresh, HOLD_NEW, HOLD_AT_MOST, HOLD_NEW)
     return True
 
@@ -127,6 +129,15 @@ def _require_empty(old: int, directory: int, name: str) -> None:
         raise ChangedError(f"{name} was there a moment ago, and is gone") from None
     if mine.st_size > 0 or not stat.S_ISREG(mine.st_mode) or not os.path.samestat(mine, there):
         raise ChangedError(f"{name} is not empty any more")
+
+
+def sync(descriptor: int, fully: Optional[int] = FULL_SYNC, control: Callable[[int, int], Any] = fcntl.fcntl) -> None:
+    """Have all that is in the file on the disk: on macOS ``fsync`` alone may leave it in the disk's memory."""
+    if fully is not None:
+        with contextlib.suppress(OSError):  # not every file system there can
+            control(descriptor, fully)
+            return
+    os.fsync(descriptor)
 
 
 def _share(directory: int, fresh: int) -> None:

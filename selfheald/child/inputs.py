@@ -12,52 +12,52 @@ from typing import Any, Dict, List, Mapping, Sequence
 import duckdb
 
 from publish_errors import ChangedError
-from table_copy import Table, count, describe, quoted, relations
+from table_copy import Table, count, describe, quoted, relations, stored_columns
 
 
-def note(path: str, inputs: Sequence[Mapping[str, str]]) -> List[Dict[str, Any]]:
-    """The ``inputs`` (schema and name), each with what its copy in the staging database at ``path`` is."""
+def note(path: str, inputs: Sequence[Mapping[str, Any]]) -> List[Dict[str, Any]]:
+    """The ``inputs`` (schema and name), each with what its copy in the staging database at ``path`` is.
+
+    A copy has no generated columns, but plain ones with their values. Which of them the table itself stores tells its
+    ``definition``, where that is given: only these are compared later, since the others would have to be computed then
+    by a stranger's expressions.
+    """
     if not inputs:
         return []
     with contextlib.closing(duckdb.connect(path, read_only=True)) as connection:
         found = connection.execute("SELECT current_database()").fetchone()
         assert found is not None
-        return [_noted(connection, describe(connection, found[0], each["schema"], each["name"])) for each in inputs]
+        noted = []
+        for each in inputs:
+            copy = describe(connection, found[0], each["schema"], each["name"])
+            names = [name for name, _ in copy.columns]
+            definition = each.get("definition")
+            noted.append(_noted(connection, copy, stored_columns(definition, names) if definition else names))
+        return noted
 
 
-def require_same(
-    connection: duckdb.DuckDBPyConnection, live: str, staging: str, noted: Mapping[str, Any], *, by_rows: bool
-) -> None:
-    """Raise :class:`ChangedError` unless a table in the catalog ``live`` is what was noted of its copy.
-
-    What was not noted is looked up in ``staging`` as it is now: so are the rows of a table with generated columns,
-    which would have to be computed here by the stranger's expressions.
-    """
+def require_same(connection: duckdb.DuckDBPyConnection, live: str, noted: Mapping[str, Any], *, by_rows: bool) -> None:
+    """Raise :class:`ChangedError` unless a table in the catalog ``live`` is what was noted of its copy."""
     schema, name = noted["schema"], noted["name"]
     if relations(connection, live).get((schema.lower(), name.lower())) != "table":
         raise ChangedError(f"the table {schema}.{name} is gone")
     table = describe(connection, live, schema, name)
-    stored = table.stored_columns
-    if "digest" not in noted or len(stored) < len(table.columns):
-        copy = describe(connection, staging, schema, name)
-        columns, rows = _columns(copy), count(connection, copy.within(staging))
-    else:
-        copy, columns, rows = None, noted["columns"], noted["rows"]
-    same = _columns(table) == columns and count(connection, table.within(live)) == rows
+    same = _columns(table) == noted["columns"] and table.stored_columns == noted["stored"]
+    same = same and count(connection, table.within(live)) == noted["rows"]
     if same and by_rows:
-        digest = noted["digest"] if copy is None else _digest(connection, copy, stored)
-        same = _digest(connection, table, stored) == digest
+        same = _digest(connection, table, noted["stored"]) == noted["digest"]
     if not same:
         raise ChangedError(f"the table {table.label} has changed meanwhile")
 
 
-def _noted(connection: duckdb.DuckDBPyConnection, table: Table) -> Dict[str, Any]:
+def _noted(connection: duckdb.DuckDBPyConnection, table: Table, stored: List[str]) -> Dict[str, Any]:
     return {
         "schema": table.schema,
         "name": table.name,
         "columns": _columns(table),
+        "stored": stored,
         "rows": count(connection, table.within(table.catalog)),
-        "digest": _digest(connection, table, [name for name, _ in table.columns]),
+        "digest": _digest(connection, table, stored),
     }
 
 

@@ -88,7 +88,7 @@ def _graft(connection: duckdb.DuckDBPyConnection, job: Job, tables: List[Table],
         with _transaction(connection):
             kept = _make_way(connection, job["tables"])
             for wanted in job["inputs"]:
-                require_same(connection, LIVE, STAGING, wanted, by_rows=by_rows)
+                require_same(connection, LIVE, wanted, by_rows=by_rows)
             rows = copy_all(connection, tables, LIVE)
     try:
         _checkpoint(connection)

@@ -17,8 +17,13 @@ from typing import Any, Collection, Iterator
 
 from dbt.artifacts.resources import FileHash
 from dbt.parser.manifest import ManifestLoader
+from jinja2 import Environment, TemplateError
 
-_JINJA = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
+#: In YAML a text ends with its line, or later: what follows what looks like an end may still be code.
+_IN_YAML = re.compile(r"\{[{%].*?[}%]\}[^\n]*", re.DOTALL)
+_LEXER = Environment()
+#: Stands for the value of an inert variable; no value can be it.
+_INERT = "\0inert"
 _SHOWS_TARGET = re.compile(r"\btarget\b(?!\s*\.\s*(?:name|schema|database|type|threads|target_name|profile_name)\b)")
 _PASSED_OVER = {"target", "logs", "node_modules", "__pycache__", "venv"}
 
@@ -36,7 +41,7 @@ def make_reusable(project_dir: str, database: str, inert: Collection[str] = ()) 
         variables = loader.root_project.cli_vars
         if hide:
             credentials.path = "DATABASE_PATH"
-        loader.root_project.cli_vars = {k: "inert" if k in inert else v for k, v in variables.items()}
+        loader.root_project.cli_vars = {k: _INERT if k in inert else v for k, v in variables.items()}
         try:
             state = original(loader)
         finally:
@@ -77,17 +82,21 @@ def keep(made: Path, kept: Path) -> None:
 
 
 def _shows_path(project_dir: Path) -> bool:
-    return any(
-        _SHOWS_TARGET.search(expression)
-        for text in _texts(project_dir)
-        if "target" in text
-        for expression in _JINJA.findall(text)
-    )
-
-
-def _texts(project_dir: Path) -> Iterator[str]:
     for file in sources(project_dir):
         try:
-            yield file.read_text(encoding="utf-8", errors="replace")
+            text = file.read_text(encoding="utf-8", errors="replace")
         except OSError:
-            yield "{{ target }}"  # unknown: assume the worst
+            return True  # unknown: assume the worst
+        if "target" in text and _SHOWS_TARGET.search(_code(text, file.suffix)):
+            return True
+    return False
+
+
+def _code(text: str, suffix: str) -> str:
+    """The Jinja code in a file."""
+    if suffix in (".yml", ".yaml"):
+        return "\n".join(_IN_YAML.findall(text))
+    try:
+        return "".join(value for _, kind, value in _LEXER.lex(text) if kind not in ("data", "comment"))
+    except TemplateError:
+        return text

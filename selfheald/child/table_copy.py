@@ -40,8 +40,7 @@ class Table:
     @property
     def stored_columns(self) -> List[str]:
         """Names of the columns that hold values; those of generated columns are computed when read."""
-        columns = map(_bare, _split(self.definition))
-        return [name for name, _ in self.columns if "GENERATED ALWAYS" not in next(columns)]
+        return stored_columns(self.definition, [name for name, _ in self.columns])
 
 
 def quoted(name: str) -> str:
@@ -121,6 +120,12 @@ def copy_all(connection: duckdb.DuckDBPyConnection, tables: Sequence[Table], cat
             connection.execute(f"CREATE {kind} {quoted(index)} ON {target}{sql[_body(sql) :]}")
         rows[table.label] = _same(connection, table, catalog)
     return rows
+
+
+def stored_columns(sql: str, names: Sequence[str]) -> List[str]:
+    """Those of a table's columns that hold values, by the SQL that defines it."""
+    columns = map(_bare, _split(sql[_body(sql) :]))
+    return [name for name in names if "GENERATED ALWAYS" not in next(columns)]
 
 
 def columns_of(connection: duckdb.DuckDBPyConnection, address: str) -> Tuple[Tuple[str, str], ...]:

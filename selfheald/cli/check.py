@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import typer
@@ -18,9 +18,11 @@ from selfheald.cli.output import (
     told_as_json,
 )
 from selfheald.cli.progress import Progress, describe_holder
-from selfheald.config import Config
 from selfheald.errors import InitializationError
 from selfheald.workspace import Database, resolve_database
+
+if TYPE_CHECKING:
+    from selfheald.config import Config
 
 #: The document of ``--json`` while nothing is known.
 _BLANK: dict[str, Any] = {

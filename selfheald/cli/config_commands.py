@@ -6,27 +6,19 @@ import errno
 import os
 import secrets
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import anyio
 import typer
 
 from selfheald.cli.output import ConfigOption, JsonOption, configuration, print_json
 from selfheald.cli.progress import Progress
-from selfheald.config import (
-    Config,
-    config_sources,
-    load_config,
-    show,
-    show_toml,
-    template,
-    warnings,
-)
-from selfheald.config_file import FILE_NAME
-from selfheald.config_values import has_placeholder
 from selfheald.errors import InitializationError
-from selfheald.plan import Plan
 from selfheald.workspace import Database
+
+if TYPE_CHECKING:
+    from selfheald.config import Config
+    from selfheald.plan import Plan
 
 #: Stands for the database, where variables name one and the plan is the same for all.
 _ANY_DATABASE = Path("/workspace/simulation.duckdb")
@@ -44,6 +36,8 @@ def show_command(
     as_json: JsonOption = False,
 ) -> None:
     """Print the effective configuration: file, environment and defaults together, secrets hidden."""
+    from selfheald.config import config_sources, show, show_toml
+
     loaded = configuration(config)
     if as_json:
         sources = config_sources(loaded)
@@ -68,6 +62,8 @@ def validate_command(config: ConfigOption = None) -> None:
     What required.select means is asked of the dbt project, which is read for that if it has changed. What is wrong
     with the project, or hardly meant, is a note: the configuration is right all the same.
     """
+    from selfheald.config import load_config, warnings
+
     loaded = load_config(config)
     for warning in [*warnings(loaded), *_project_notes(loaded)]:
         typer.echo(f"note: {warning}", err=True)
@@ -76,6 +72,9 @@ def validate_command(config: ConfigOption = None) -> None:
 
 def _project_notes(config: Config) -> list[str]:
     """What the plan warns of, or why there is none. The bundled project and its own selection need no look."""
+    from selfheald.config import Config
+    from selfheald.config_values import has_placeholder
+
     dbt, bare = config.dbt, Config()
     if (dbt.project_dir, config.required) == (bare.dbt.project_dir, bare.required):
         return []
@@ -102,6 +101,8 @@ async def _plan(config: Config) -> Plan:
 @app.command("schema", epilog="Example: selfheald config schema > selfheald.schema.json")
 def schema_command() -> None:
     """Print the JSON schema of selfheald.toml, for editors and other tools."""
+    from selfheald.config import Config
+
     print_json(Config.model_json_schema())
 
 
@@ -118,6 +119,9 @@ def init_command(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
     """Write a configuration file with every key, its meaning and its default, all commented out."""
+    from selfheald.config import template
+    from selfheald.config_file import FILE_NAME
+
     if path is not None and config is not None:
         raise typer.BadParameter("PATH and --config both name the file to write; give one of them")
     target = (path or config or Path(FILE_NAME)).expanduser().absolute()
@@ -163,5 +167,7 @@ def _write(target: Path, text: str, *, replace: bool) -> None:
 
 
 def _file_of(config: Config) -> str:
+    from selfheald.config import config_sources
+
     file = config_sources(config).file
     return "no configuration file; environment and defaults" if file is None else str(file)

@@ -17,9 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from selfheald.client import read_status, wait_until_ready
-from selfheald.config import child_environment
 from selfheald.errors import InitializationError
-from selfheald.presence import daemon_record
 from selfheald.workspace import Database
 
 #: Seconds that the daemon may take to watch its root.
@@ -79,6 +77,9 @@ def _play(folder: Path, employees: int, running: ExitStack) -> None:
 @contextmanager
 def _daemon(folder: Path, root: Path, census: Path) -> Iterator[None]:
     """A daemon on ``root`` with everything of its own; stopped by SIGTERM in the end."""
+    from selfheald.config import child_environment
+    from selfheald.presence import daemon_record
+
     environment = child_environment(
         {
             "SELFHEALD_STATE_DIR": str(folder / "state"),
@@ -129,6 +130,8 @@ def _show_timeline(database: Database) -> None:
 
 def _run(command: list[str]) -> None:
     """Run a program, its output shown; a failure ends the demo."""
+    from selfheald.config import child_environment
+
     done = subprocess.run(command, env=child_environment({}), stdin=subprocess.DEVNULL, check=False)
     if done.returncode:
         raise InitializationError(

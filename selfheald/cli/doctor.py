@@ -11,9 +11,9 @@ import typer
 
 from selfheald.cli.output import ConfigOption, JsonOption, print_json
 from selfheald.cli.progress import Progress
-from selfheald.config import colour_allowed, load_config
 from selfheald.diagnosis.findings import GROUPS, Finding, Status, document
 from selfheald.errors import InitializationError
+from selfheald.terminal import colour_allowed
 
 #: Each status as a word, which is there without colours too.
 _WORDS = {Status.GREEN: "ok", Status.YELLOW: "note", Status.RED: "bad"}
@@ -49,6 +49,7 @@ def command(
 
 
 def _examine(roots: Sequence[Path], user: str | None, config: Path | None) -> list[Finding]:
+    from selfheald.config import load_config
     from selfheald.diagnosis import examination
     from selfheald.diagnosis.probe_places import person_named, this_person
 

@@ -20,13 +20,13 @@ from selfheald.cli.output import (
     told_as_json,
 )
 from selfheald.cli.progress import Progress, describe_holder, describe_ready
-from selfheald.config import Config
 from selfheald.initialization_state import InitializationResult
-from selfheald.outlook import Outlook
 from selfheald.workspace import Database, resolve_database
 
 if TYPE_CHECKING:
+    from selfheald.config import Config
     from selfheald.inspection import Inspection
+    from selfheald.outlook import Outlook
 
 #: The documents of ``--json`` while nothing is known.
 _BLANK: dict[str, Any] = {
@@ -146,6 +146,7 @@ async def inspect_here(database: Database, config: Config, progress: Progress) -
 
 async def _dry_run(database: Database, config: Config) -> Outlook:
     from selfheald.inspection import work_for
+    from selfheald.outlook import Outlook
 
     with Progress(f"Checking {database}") as progress:
         found = await inspect_here(database, config, progress)

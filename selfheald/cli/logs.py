@@ -10,14 +10,19 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from selfheald.cli.output import ConfigOption, configuration
-from selfheald.config import Config, colour_allowed
+from selfheald.client import real_path
 from selfheald.errors import InitializationError
 from selfheald.log_reading import LEVELS, Entry, Filter, Follower, lines_of, moment, parsed, rotated
+from selfheald.terminal import colour_allowed
+from selfheald.workspace import Database
+
+if TYPE_CHECKING:
+    from selfheald.config import Config
 
 #: Lines that are shown where neither their number nor a time is given.
 LINES = 100
@@ -89,7 +94,9 @@ def command(
 
 def _both(database: Path | None) -> frozenset[str]:
     """A path as it was given, and as the daemon names it, which knows no links."""
-    return frozenset() if database is None else frozenset({os.path.abspath(database), os.path.realpath(database)})
+    if database is None:
+        return frozenset()
+    return frozenset({os.path.abspath(database), real_path(database), str(Database.at(database))})
 
 
 def _configured_file(config: Config, follow: bool) -> Path:

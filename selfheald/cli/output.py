@@ -7,13 +7,15 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from selfheald.config import Config, config_sources, load_config
 from selfheald.errors import InitializationError, InitializationTimeoutError
 from selfheald.workspace import get_database_path
+
+if TYPE_CHECKING:
+    from selfheald.config import Config
 
 DatabaseArgument = Annotated[
     Path | None,
@@ -35,6 +37,8 @@ TimeoutOption = Annotated[
 
 def configuration(path: Path | None, overrides: dict[str, Any] | None = None) -> Config:
     """The configuration; what was passed over on the way is said on stderr."""
+    from selfheald.config import config_sources, load_config
+
     config = load_config(path, overrides)
     for notice in config_sources(config).notices:
         _tell(f"note: {notice}", "WARNING")

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import anyio
 import typer
 
-from selfheald.config import colour_allowed
 from selfheald.errors import in_one_line
+from selfheald.terminal import colour_allowed
 
 Found = TypeVar("Found")
 

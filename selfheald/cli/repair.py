@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import anyio
 import typer
@@ -12,10 +12,12 @@ from selfheald.cli.ensure import inspect_here, run_ensure
 from selfheald.cli.output import ConfigOption, DatabaseArgument, TimeoutOption, configuration, print_error
 from selfheald.cli.progress import Progress
 from selfheald.client import daemon_root, drop_request
-from selfheald.config import Config
 from selfheald.errors import ConcurrentInitializationError, InitializationError
 from selfheald.initialization_state import InitializationResult
 from selfheald.workspace import Database, resolve_database
+
+if TYPE_CHECKING:
+    from selfheald.config import Config
 
 
 def command(

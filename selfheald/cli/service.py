@@ -12,7 +12,6 @@ import typer
 
 from selfheald.cli.output import ConfigOption, JsonOption, print_error, print_json
 from selfheald.cli.progress import Progress
-from selfheald.config import warnings
 from selfheald.errors import InitializationError
 from selfheald.service.order import DEFAULT_USER, Given
 
@@ -64,6 +63,7 @@ def install_command(
 
     Without --system it is a service of your own. One that runs and stays as it is is not restarted.
     """
+    from selfheald.config import warnings
     from selfheald.service import installing, planning
 
     given = _given(roots, system, config, user_name, group)

@@ -6,15 +6,18 @@ import datetime
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from selfheald.cli.output import ConfigOption, JsonOption, configuration, print_json
 from selfheald.cli.progress import describe
-from selfheald.config import Config, colour_allowed
 from selfheald.errors import InitializationError, in_one_line
+from selfheald.terminal import colour_allowed
 from selfheald.workspace import Database, is_under, merge_roots, resolve_database
+
+if TYPE_CHECKING:
+    from selfheald.config import Config
 
 _COLOURS = {"ready": "green", "failed": "red", "building": "cyan", "busy": "yellow", "waiting": "blue"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
 import typer
@@ -23,9 +23,11 @@ from selfheald.cli.output import (
 )
 from selfheald.cli.progress import Progress, describe_ready
 from selfheald.client import daemon_root, read_record, read_status, wait_until_ready_async
-from selfheald.config import Config
 from selfheald.errors import InitializationError
 from selfheald.workspace import PRIVATE_FOLDER, Database, resolve_database
+
+if TYPE_CHECKING:
+    from selfheald.config import Config
 
 _OrEnsure = Annotated[bool, typer.Option("--or-ensure", help="Where no daemon watches the path, make it ready here.")]
 

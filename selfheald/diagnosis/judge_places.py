@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selfheald.diagnosis.findings import Finding, green, red, yellow
-from selfheald.watch import NETWORK
+from selfheald.mounts import is_network
 from selfheald.workspace import PRIVATE_FOLDER
 
 #: So many files whose times are whole seconds are no chance.
@@ -127,7 +127,7 @@ def _judge_file_system(root: Root, mode: str) -> Finding:
     if root.read_only:
         hint = f"Mount it writable: mount -o remount,rw (the file system of {_quoted(root.path)})"
         return red("file_system", f"{root.path} is on a read-only file system ({kind})", hint)
-    if (root.file_system or "").rpartition(".")[2] in NETWORK:
+    if is_network(root.file_system):
         message = f"{root.path} is on a network file system ({kind})"
         if mode == "native":
             hint = 'Set watch.mode = "auto": events do not tell what other machines do.'

@@ -63,16 +63,22 @@ def process_limits(pid: int | None, uid: int) -> ProcessLimits:
     return ProcessLimits(soft.get("Max open files"), tuple(limits))
 
 
-def flocks() -> set[tuple[int, int]]:
-    """Device and inode of every file and folder that somebody holds a ``flock`` on. None is taken by asking."""
+def flocks(table: Path = _PROC / "locks") -> set[tuple[int, int]] | None:
+    """Device and inode of every file and folder that somebody holds a ``flock`` on. None is taken by asking.
+
+    ``None`` where the kernel does not tell.
+    """
+    try:
+        lines = table.read_text().splitlines()
+    except OSError:
+        return None
     found = set()
-    with suppress(OSError):
-        for line in (_PROC / "locks").read_text().splitlines():
-            fields = line.split()
-            if len(fields) > 5 and fields[1] == "FLOCK":  # one that is waited for has an arrow there
-                with suppress(ValueError):
-                    major, minor, inode = fields[5].split(":")
-                    found.add((os.makedev(int(major, 16), int(minor, 16)), int(inode)))
+    for line in lines:
+        fields = line.split()
+        if len(fields) > 5 and fields[1] == "FLOCK":  # one that is waited for has an arrow there
+            with suppress(ValueError):
+                major, minor, inode = fields[5].split(":")
+                found.add((os.makedev(int(major, 16), int(minor, 16)), int(inode)))
     return found
 
 

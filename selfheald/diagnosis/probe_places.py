@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from selfheald.client import real_path
 from selfheald.crash_guard import FOLDER as NOTES_FOLDER
 from selfheald.crash_guard import SUFFIX as NOTES_SUFFIX
 from selfheald.crash_guard import unfinished
@@ -20,10 +21,10 @@ from selfheald.diagnosis.judge_machine import Folders
 from selfheald.diagnosis.judge_places import Place, Room, Root
 from selfheald.diagnosis.judge_traces import Traces
 from selfheald.errors import HINTS, InitializationError, access_hint
+from selfheald.mounts import file_system
 from selfheald.obstacle import nearest, room_at
 from selfheald.scan import scan
 from selfheald.staging import PREFIX
-from selfheald.watch import file_system
 from selfheald.workspace import PRIVATE_FOLDER, Database, is_under, merge_roots, open_folder
 
 #: Seconds after which the walk over all roots is broken off.
@@ -35,6 +36,9 @@ _SAMPLED_FOLDERS, _SAMPLES = 5, 50
 #: Seconds between two looks at the notes of a daemon that lives: a check is done by then, a suspect still there.
 _NOTES_SECONDS = 0.3
 _MAX_NOTES = 1 << 20
+
+#: Device and inode of all that somebody holds a ``flock`` on; ``None`` where the kernel does not tell.
+Held = Collection[tuple[int, int]] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,7 @@ def look_at_roots(paths: Sequence[Path], person: Person) -> list[Root]:
 
 
 def _look_at_root(path: Path, merged: Sequence[Path], person: Person) -> Root:
-    real = Path(os.path.realpath(path))
+    real = Path(real_path(path))
     mode = _mode(real, follow=True)
     if mode is None or not stat.S_ISDIR(mode):
         there = mode is not None or os.path.lexists(real)
@@ -134,11 +138,8 @@ def look_at_space(roots: Iterable[Path], others: Iterable[Path]) -> list[Room]:
     return rooms
 
 
-def walk(roots: Sequence[Path], name: str, exclude: Collection[str], held: Collection[tuple[int, int]]) -> Walk:
-    """Walk merged roots as the daemon's scan does, for :data:`WALK_SECONDS` at most.
-
-    ``held`` are device and inode of all that somebody holds a ``flock`` on.
-    """
+def walk(roots: Sequence[Path], name: str, exclude: Collection[str], held: Held) -> Walk:
+    """Walk merged roots as the daemon's scan does, for :data:`WALK_SECONDS` at most."""
     end = time.monotonic() + WALK_SECONDS
     passed_over = frozenset(exclude)
     todo = list(map(os.fspath, roots))
@@ -162,8 +163,10 @@ def walk(roots: Sequence[Path], name: str, exclude: Collection[str], held: Colle
     return found
 
 
-def _staging_of(database: Database, held: Collection[tuple[int, int]]) -> list[Path]:
-    """Staging folders that nobody holds."""
+def _staging_of(database: Database, held: Held) -> list[Path]:
+    """Staging folders that nobody holds; none where that cannot be told."""
+    if held is None:
+        return []
     return [
         database.private / name
         for name, found in _listed(database.private, PREFIX)
@@ -188,9 +191,7 @@ def _listed(folder: Path, prefix: str) -> list[tuple[str, os.stat_result]]:
     return found
 
 
-def look_for_suspects(
-    state_dir: Path, roots: Sequence[Path], held: Collection[tuple[int, int]]
-) -> list[Path] | OSError:
+def look_for_suspects(state_dir: Path, roots: Sequence[Path], held: Held) -> list[Path] | OSError:
     """Databases below merged roots that were being read when a daemon died, or were not read in time.
 
     An error where the notes about them may not be read.
@@ -203,7 +204,7 @@ def look_for_suspects(
     except OSError as error:
         return error
     notes = [(path, found) for path in files if (found := _notes(path))]
-    alive = [path for path, _ in notes if _identity(path) in held]
+    alive = [path for path, _ in notes if held is None or _identity(path) in held]
     if alive:
         time.sleep(_NOTES_SECONDS)
     suspects: set[Path] = set()

@@ -188,3 +188,34 @@ def test_json_tells_of_what_is_kept_in_the_hint(tmp_path: Path, selfheald: Selfh
     assert words[:2] == [f"DATABASE_PATH={kept}/simulation.duckdb", "DBT_SEND_ANONYMOUS_USAGE_STATS=false"]
     assert words[-2:] == ["--select", "fqn:own_project.regions,file:regions.csv,resource_type:seed"]
     assert tables(database) == {"notes"}
+
+
+_CRASH = """
+import duckdb, os, signal, sys
+connection = duckdb.connect(sys.argv[1])
+connection.execute("insert into notes values (43)")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_table_with_a_computed_column_whose_copy_a_hook_changes(tmp_path: Path, selfheald: Selfheald) -> None:
+    """Beside a WAL rows are compared before anything is published: those of the table, not those of its copy."""
+    project = copy_project(tmp_path / "project")
+    with (project / "dbt_project.yml").open("a") as file:
+        file.write('on-run-start: "update regions set headcount = headcount + 1, doubled = 0"\n')
+    database = own_database(tmp_path / "workspace")
+    change(
+        database,
+        "create table regions (region_code varchar, region_name varchar, headcount integer, "
+        "doubled integer generated always as (headcount * 2))",
+        "insert into regions (region_code, region_name, headcount) values ('07', 'Far', 10)",
+    )
+    subprocess.run([sys.executable, "-c", _CRASH, str(database)], check=False, timeout=DEADLINE)
+    assert database.with_name(f"{NAME}.wal").stat().st_size > 0
+
+    settings: dict[str, Any] = {"DBT__PROJECT_DIR": str(project), "DBT__VARS": {}}
+    assert selfheald.document("ensure", database, **settings)["outcome"] == "initialized"
+    assert set(status(database)["tables_created"]) == {"dim_regions", "fct_headcount"}
+    assert rows(database, "select * from regions") == [("07", "Far", 10, 20)]
+    assert rows(database, "select distinct headcount from fct_headcount") == [(11,)]
+    assert rows(database, "select answer from notes order by 1") == [(42,), (43,)]

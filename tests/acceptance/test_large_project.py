@@ -12,6 +12,8 @@ from plain_dbt import by_hand, contents, relations
 from processes import NAME, Selfheald, change, digests, rows, status, wait_until_marked
 
 PLAN_YEAR = 2032
+#: The project's models, and those of one that is still larger: the further ones are needed by nothing that is required.
+MODELS, MORE_MODELS = 300, 400
 #: How many people each workspace's census has.
 EMPLOYEES = {"one": 500, "other": 120}
 
@@ -25,7 +27,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def required(project: Path) -> set[str]:
     """Its required tables."""
-    return {f"main.{name}" for name in write_project(project, models=300, required=7)}
+    return {f"main.{name}" for name in write_project(project, models=MODELS, required=7)}
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +94,20 @@ def test_one_dropped_table_comes_back_and_nothing_else_changes(
     assert {name: digest for name, digest in after.items() if name != "m5_001"} == before
     assert contents(database, ["main.m5_001"]) == contents(made["one"], ["main.m5_001"])
     assert relations(database) == required | {"main.notes"}
+
+
+@pytest.mark.timeout(240)
+def test_with_more_models_the_required_tables_are_the_same(
+    large: Selfheald, made: dict[str, Path], required: set[str], tmp_path: Path
+) -> None:
+    project, workspace = tmp_path / "project", tmp_path / "workspace"
+    assert {f"main.{name}" for name in write_project(project, models=MORE_MODELS, required=7)} == required
+    assert len(list(project.glob("models/**/*.sql"))) == MORE_MODELS
+    workspace.mkdir()
+    _write_census(workspace, EMPLOYEES["one"])
+    large.but(DBT__PROJECT_DIR=str(project)).ok("ensure", workspace, timeout=90)
+    assert relations(workspace / NAME) == required
+    assert contents(workspace / NAME, required) == contents(made["one"], required)
 
 
 def _write_census(folder: Path, employees: int) -> None:

@@ -117,8 +117,8 @@ def run(folder: Path, kind: str, **job: Any) -> list[Event]:
     return events
 
 
-def asked(*unique_ids: str) -> list[dict[str, str]]:
-    return [{"unique_id": unique_id, "select": ""} for unique_id in unique_ids]
+def asked(*unique_ids: str) -> list[str]:
+    return list(unique_ids)
 
 
 def query(database: Path, sql: str) -> list[list[Any]]:

@@ -222,6 +222,8 @@ class TestCopying:
         before = path.read_bytes()
         wanted = [("main", "t"), ("S", "we'ird \"one"), ("main", "typed")]
         made = copy_in_child(path, target, wanted, storage_version="v1.0.0")
+        with duckdb.connect(str(path)) as connection:
+            defined = dict(connection.execute("SELECT table_name, sql FROM duckdb_tables()").fetchall())
         assert made == {
             "identity": file_identity(path),
             "tables": [
@@ -229,6 +231,7 @@ class TestCopying:
                 {"schema": "s", "name": "we'ird \"one", "rows": 2},
                 {"schema": "main", "name": "typed", "rows": 1},
             ],
+            "definitions": [defined["t"], defined["we'ird \"one"], defined["typed"]],
         }
         assert path.read_bytes() == before
         assert [item.name for item in target.parent.iterdir()] == [target.name]
@@ -266,7 +269,11 @@ class TestCopying:
         assert "storage_version" in caught.value.hint
 
     def test_nothing_to_copy_makes_an_empty_database(self, path: Path, tmp_path: Path) -> None:
-        assert copy_in_child(path, tmp_path / "copy", []) == {"identity": None, "tables": []}
+        assert copy_in_child(path, tmp_path / "copy", []) == {
+            "identity": None,
+            "tables": [],
+            "definitions": [],
+        }
         assert read_database(tmp_path / "copy").relations == ()
 
     @pytest.mark.parametrize(

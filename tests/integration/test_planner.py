@@ -15,6 +15,7 @@ from selfheald.config import load_config
 from selfheald.errors import InitializationError
 from selfheald.plan import Plan
 from selfheald.planner import KEPT_PLANS, Planner
+from selfheald.project import Source
 from selfheald.workspace import Database
 
 PROJECT_FILE = """
@@ -221,6 +222,63 @@ async def test_an_environment_variable_that_the_project_names_counts(
     monkeypatch.setenv("SUFFIX_OF_ANOTHER", "two")
     assert tables(await site.plan(tmp_path)) == ["t_one"]
     assert site.parses == 2
+
+
+@pytest.mark.anyio
+async def test_an_environment_variable_that_a_value_names_counts(tmp_path: Path) -> None:
+    """dbt renders the values of variables; the environment may differ from one workspace to the next."""
+    files = {**FILES, "models/named.sql": "{{ config(alias='t_' ~ var('kept')) }} select 1 as id"}
+    project = write(tmp_path / "project", {**files, "models/late/extra.sql": "select 1"})
+    settings = {"dbt.env": {"PLACE": "{workspace}"}, "dbt.vars": {"kept": "{{ env_var('PLACE').split('/')[-1] }}"}}
+    site = Site(project, tmp_path / "state", **settings, **{"required.select": ["named"]})
+    assert tables(await site.plan(tmp_path / "one")) == ["t_one"]
+    assert tables(await site.plan(tmp_path / "two")) == ["t_two"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_a_project_that_changes_while_dbt_reads_it(tmp_path: Path, restarted: bool) -> None:
+    """What is known of it afterwards is what it is then; and when it is again what it was before, of that."""
+    project = write(tmp_path / "project", {**FILES, "models/late/extra.sql": "select 1"})
+    model = project / "models/named.sql"
+    before = model.read_text()
+    site = Site(project, tmp_path / "state", **{"required.select": ["named"]})
+
+    def edit(message: str) -> None:
+        site.parses += 1
+        model.write_text("{{ config(alias='edited') }} select 1 as id")
+
+    site.planner.announce = edit
+    assert tables(await site.plan(tmp_path)) == ["edited"]
+    assert site.parses == 2
+    site.planner.announce = site._count
+    model.write_text(before)
+    if restarted:
+        site = Site(project, tmp_path / "state", **{"required.select": ["named"]})
+    assert tables(await site.plan(tmp_path, fresh=True)) == ["t_plain"]
+
+
+@pytest.mark.anyio
+async def test_a_project_that_changes_while_its_variables_are_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a moment its tables' names don't depend on the variable: that says nothing of what it was, and is again."""
+    project = write(tmp_path / "project", {**FILES, "models/late/extra.sql": "select 1"})
+    model = project / "models/named.sql"
+    before, read = model.read_text(), Source.texts
+    settings = {"required.select": ["named"], "dbt.vars": {"alias": "{workspace}"}}
+    site = Site(project, tmp_path / "state", **settings)
+
+    def texts(source: Source) -> dict[str, str]:
+        monkeypatch.setattr(Source, "texts", read)
+        model.write_text("select '{{ var('alias') }}' as place")
+        return read(source)
+
+    monkeypatch.setattr(Source, "texts", texts)
+    await site.plan(tmp_path / "one")
+    model.write_text(before)
+    for name in ("one", "two"):
+        assert tables(await site.plan(tmp_path / name, fresh=True)) == [f"t_{tmp_path / name}"]
 
 
 @pytest.mark.anyio

@@ -650,6 +650,107 @@ def test_nothing_of_the_client_drops_this_process_s_lock_on_the_database(tmp_pat
         assert run_python(OPEN_ELSEWHERE, path) == "opened\n"
 
 
+class TestTheOnePathOfAFolder:
+    """On macOS a folder has many spellings; the kernel tells which is its own."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        for name in ("Sims", "other"):
+            (tmp_path / name).mkdir()
+        (tmp_path / "link").symlink_to("Sims")
+        return tmp_path / "Sims"
+
+    def told(self, spelling: str) -> Callable[..., bytes]:
+        def control(handle: int, what: int, buffer: bytes) -> bytes:
+            assert (what, os.fstat(handle).st_ino) == (50, self.asked.stat().st_ino)
+            return os.fsencode(spelling).ljust(len(buffer), b"\0")
+
+        return control
+
+    asked: Path
+
+    def test_the_kernel_s_spelling_counts(self, folder: Path) -> None:
+        self.asked = folder
+        spelled = f"{folder.parent}/other/../Sims"  # another text for the same folder, as another letter case would be
+        assert client.real_path(folder.with_name("link"), 50, self.told(spelled)) == spelled
+
+    def test_another_folder_is_not_believed(self, folder: Path) -> None:
+        self.asked = folder
+        for spelled in (folder.with_name("other"), folder.with_name("gone"), ""):
+            assert client.real_path(folder, 50, self.told(str(spelled))) == str(folder)
+
+    def test_where_the_kernel_does_not_tell(self, folder: Path) -> None:
+        assert client.real_path(folder.with_name("link")) == str(folder)
+        assert client.real_path(folder, 50) == str(folder)  # which is no call of Linux'
+        assert client.real_path(folder / "gone", 50) == str(folder / "gone")
+
+
+def test_a_link_on_the_way_is_no_folder_whatever_the_kernel_calls_it(tmp_path: Path) -> None:
+    """macOS refuses it as a loop of links. Here a loop is one, and the flag that macOS has means nothing."""
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(NotADirectoryError):
+        client._enter(str(tmp_path / "a"), os.O_NONBLOCK)
+
+
+@pytest.mark.parametrize("waiting", ["wait_until_ready", "is_ready"])
+def test_a_folder_above_that_is_closed(open_path: Path, waiting: str) -> None:
+    (open_path / "closed" / "w").mkdir(parents=True)
+    (open_path / "closed").chmod(0)
+    code = f"""
+import sys
+from selfheald import client
+from selfheald.errors import InitializationError
+become_nobody()
+try:
+    print(client.{waiting}(sys.argv[1]))
+except InitializationError as error:
+    print(error.code, error.path, error.message)
+"""
+    database = open_path / "closed" / "w" / NAME
+    try:
+        told = run_python(code, database)
+    finally:
+        (open_path / "closed").chmod(0o755)
+    if waiting == "is_ready":
+        assert told == "False\n"
+    else:
+        assert told.startswith(f"permission_denied {database.parent} ")
+
+
+def test_a_folder_above_that_is_closed_while_somebody_waits(open_path: Path) -> None:
+    """The time limit holds, and what to do then is told."""
+    workspace = open_path / "w"
+    workspace.mkdir()
+    open_path.chmod(0o777)
+    workspace.chmod(0o777)
+    code = """
+import os, sys
+from pathlib import Path
+from selfheald import client
+from selfheald.errors import InitializationError
+become_nobody()
+waiter = client._steps(sys.argv[1], 1.0, None)
+next(waiter)
+assert os.path.lexists(client.request_path(Path(sys.argv[1])))
+workspace = Path(sys.argv[1]).parent
+workspace.chmod(0)
+try:
+    while True:
+        next(waiter)
+except InitializationError as error:
+    print(error.code)
+"""
+    with claim([open_path], NAME, []):
+        (workspace / ".selfheald").mkdir()
+        (workspace / ".selfheald").chmod(0o777)
+        os.chown(workspace, 65534, 65534) if os.geteuid() == 0 else None
+        try:
+            assert run_python(code, workspace / NAME) == "timeout\n"
+        finally:
+            workspace.chmod(0o755)
+
+
 IMPORTED = """
 import sys
 before = set(sys.modules)

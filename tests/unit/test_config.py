@@ -27,7 +27,6 @@ from selfheald.config import (
     LogConfig,
     bundled_project_dir,
     child_environment,
-    colour_allowed,
     config_sources,
     load_config,
     render,
@@ -39,6 +38,7 @@ from selfheald.config import (
 from selfheald.config_model import keys, sections
 from selfheald.config_text import default_of
 from selfheald.errors import InitializationError
+from selfheald.terminal import colour_allowed
 
 REPOSITORY = Path(__file__).parents[2]
 #: Section 6 of the contract: every key with its default; None where it depends on the machine.

@@ -133,12 +133,15 @@ class TestAskingTheKernel:
         handle = os.open(taken, os.O_RDONLY)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
-            seen = flocks()
+            seen = flocks() or set()
         finally:
             os.close(handle)
         assert (taken.stat().st_dev, taken.stat().st_ino) in seen
         assert (free.stat().st_dev, free.stat().st_ino) not in seen
-        assert (taken.stat().st_dev, taken.stat().st_ino) not in flocks()
+        assert (taken.stat().st_dev, taken.stat().st_ino) not in (flocks() or set())
+
+    def test_a_kernel_that_does_not_tell_of_locks(self, tmp_path: Path) -> None:
+        assert flocks(tmp_path / "locks") is None
 
     def test_watches_of_this_user_are_counted_but_for_the_daemons_own(self, tmp_path: Path) -> None:
         import ctypes

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -134,12 +133,12 @@ def test_one_that_is_not_quiet_is_waited_for(corrupt: Database, monkeypatch: pyt
         asked.append(seconds)
         corrupt.path.write_bytes(good)
 
-    clock = SimpleNamespace(sleep=restored_meanwhile, time=time.time)
+    clock = SimpleNamespace(sleep=restored_meanwhile, time=lambda: corrupt.path.stat().st_mtime + 0.25)
     monkeypatch.setattr("selfheald.quarantine.time", clock)
     corrupt.path.touch()
     with pytest.raises(InitializationError, match="not corrupt"):
         quarantine(corrupt)
-    assert 0.5 < asked[0] <= 1.0
+    assert asked[0] == pytest.approx(0.75)
     assert corrupt.path.read_bytes() == good
 
 

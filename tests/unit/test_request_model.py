@@ -259,7 +259,7 @@ def after(steps: tuple[str, ...]) -> tuple[object, bool]:
     """What there is after these steps, as far as it matters for what can follow, and whether a promise is broken."""
     machine = RequestMachine()
     names = (f"id {number}" for number in itertools.count())
-    machine._patched.setattr(client, "secrets", SimpleNamespace(token_hex=lambda _: next(names)))
+    machine._patched.setattr(client, "_new_id", lambda: next(names))
     try:
         machine.begin(was_ready=True)  # no status tells then that a request was taken
         machine.come()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,44 @@ EXCLUDE = frozenset({".git", "node_modules", "target"})
 )
 def test_database_of(path: str, database: str | None) -> None:
     assert database_of(Path(path), NAME) == (None if database is None else Path(database))
+
+
+@pytest.mark.parametrize(
+    ("path", "is_hint"),
+    [
+        ("/r/w/Größe.duckdb", True),
+        (unicodedata.normalize("NFD", "/r/w/Größe.duckdb"), True),
+        ("/r/w/GRÖSSE.DuckDB.wal", True),
+        ("/r/w/grösse.duckdb.ready", True),
+        ("/r/w/.selfheald/Größe.duckdb.request", True),
+        ("/r/w/.selfheald/.Größe.duckdb.request.0123456789abcdef", True),
+        ("/r/w/.selfheald/.Größe.duckdb.request.taken", False),
+        ("/r/w/.selfheald/.Größe.duckdb.status.0123.tmp", False),
+        ("/r/w/Grosse.duckdb", False),
+    ],
+)
+def test_database_of_on_macos(path: str, is_hint: bool) -> None:
+    """Any spelling hints at the one name that is looked for, and a draft at the request that becomes of it."""
+    name = "Größe.duckdb"
+    assert database_of(Path(path), name, "darwin") == (Path("/r/w", name) if is_hint else None)
+    same = path.endswith(name + ".request") or Path(path).name == name
+    assert (database_of(Path(path), name, "linux") is not None) is same
+
+
+def test_a_scan_on_macos_takes_any_spelling_for_a_hint(tmp_path: Path) -> None:
+    """What is a database of that name is asked of the file system, by the name that is looked for."""
+    for folder, spelled in (
+        ("a", "größe.DUCKDB"),
+        ("b", unicodedata.normalize("NFD", "Größe.duckdb")),
+        ("C", "x"),
+        ("c", "Größe.duckdb.READY"),
+    ):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / spelled).touch()
+    found = scan([tmp_path], "Größe.duckdb", EXCLUDE, platform="darwin")
+    assert found.databases == {tmp_path / folder / "Größe.duckdb" for folder in "abc"}
+    assert found.folders == 5  # also where two names are alike, on a volume that tells them apart
+    assert scan([tmp_path], "Größe.duckdb", EXCLUDE, platform="linux").databases == set()
 
 
 @given(st.lists(st.sampled_from(["a", "target", ".git", "targets"]), max_size=4))

@@ -16,28 +16,13 @@ from selfheald import watch
 from selfheald.client import drop_request
 from selfheald.marker import Status, append_history
 from selfheald.scan import scan
-from selfheald.watch import RootGoneError, UnreadableNameError, Watcher, file_system, must_poll, only_error
+from selfheald.watch import RootGoneError, UnreadableNameError, Watcher, only_error
 from selfheald.workspace import Database, write_atomically
 
 NAME = "simulation.duckdb"
 EXCLUDE = frozenset({".git", "node_modules", "target"})
 #: Seconds within which an event has come.
 LIMIT = 20.0
-
-
-class TestFileSystem:
-    @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
-    def test_it_is_that_of_the_nearest_mount(self, tmp_path: Path) -> None:
-        assert file_system(Path("/proc/self")) == "proc"
-        assert file_system(tmp_path) == file_system(tmp_path / "not" / "yet")
-        assert file_system(tmp_path) is not None
-
-    @pytest.mark.parametrize("kind", ["nfs4", "cifs", "9p", "fuse.glusterfs", "fuse.sshfs"])
-    def test_network_file_systems_are_polled(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-        kinds = {tmp_path: kind, Path("/local"): "ext4", Path("/mine"): "fuse.gocryptfs", Path("/mac"): None}
-        monkeypatch.setattr(watch, "file_system", kinds.get)
-        assert must_poll(list(kinds)) == tmp_path
-        assert must_poll([Path("/local"), Path("/mine"), Path("/mac")]) is None
 
 
 class Seen:
@@ -66,11 +51,13 @@ class Seen:
 
 
 @asynccontextmanager
-async def watching(*roots: Path, folders: Collection[str] | None = None) -> AsyncIterator[tuple[Watcher, Seen]]:
+async def watching(
+    *roots: Path, folders: Collection[str] | None = None, platform: str = sys.platform
+) -> AsyncIterator[tuple[Watcher, Seen]]:
     """A watch over the roots that stands; ``folders`` are those that a scan finds in them, unless they are given."""
     for root in roots:
         (root / ".selfheald").mkdir(exist_ok=True)
-    watcher = Watcher(roots, NAME, EXCLUDE)
+    watcher = Watcher(roots, NAME, EXCLUDE, platform)
     seen = Seen()
 
     async def follow() -> None:
@@ -112,6 +99,26 @@ class TestWatcher:
             drop_request(request)
             await seen.until(lambda: request in seen.databases)
             assert seen.databases == set(paths)
+
+    async def test_one_watch_over_all_as_macos_has_it(self, tmp_path: Path) -> None:
+        """It sees folders that nobody named, and passes over what is not looked after. Here, Linux imitates it."""
+        for folder in ("old/deep", "target"):
+            (tmp_path / folder).mkdir(parents=True)
+        async with watching(tmp_path, folders=(), platform="darwin") as (watcher, seen):
+            database, request = tmp_path / "old" / "deep" / NAME, tmp_path / "old" / NAME
+            (tmp_path / "target" / NAME).touch()
+            database.touch()
+            await seen.until(lambda: database in seen.databases)
+            (tmp_path / "new" / "deep").mkdir(parents=True)
+            await seen.until(lambda: tmp_path / "new" in seen.folders)
+            assert await watcher.add({str(tmp_path / "new")}) == {str(tmp_path / "new")}
+            drop_request(request)
+            await seen.until(lambda: request in seen.databases or request.parent in seen.folders)
+            watcher.told.clear()
+            (tmp_path / "new" / f"{NAME}.ready").touch()
+            await seen.until(lambda: tmp_path / "new" / NAME in seen.databases)
+            assert watcher.told == {tmp_path / "new" / NAME}
+            assert tmp_path / "target" / NAME not in seen.databases
 
     async def test_a_database_that_changes_is_replaced_or_goes(self, tmp_path: Path) -> None:
         paths = [tmp_path / name / NAME for name in ("changed", "replaced", "removed")]

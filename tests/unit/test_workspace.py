@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fixtures.files import names_in
-from fixtures.processes import NOBODY, run_python
+from fixtures.processes import NOBODY, ROOT, run_python
 from hypothesis import given
 from hypothesis import strategies as st
 
+from selfheald import workspace
 from selfheald.errors import InitializationError
 from selfheald.workspace import (
     Database,
@@ -171,6 +174,36 @@ def test_merged_roots_are_real(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("real")
     roots = [tmp_path / "link" / "below", tmp_path / "real", tmp_path / "link"]
     assert merge_roots(roots) == [tmp_path / "real"]
+
+
+@pytest.fixture(params=["parent", "child"])
+def sync(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The function of that name, which the child has for itself."""
+    if request.param == "parent":
+        return workspace.sync
+    monkeypatch.syspath_prepend(str(ROOT / "selfheald" / "child"))
+    return importlib.import_module("file_dance").sync
+
+
+class TestSync:
+    """Of macOS: its own call where the file system knows it, else ``fsync``. 51 is no call of Linux'."""
+
+    def test_what_the_disk_holds_back_is_asked_for(self, tmp_path: Path, sync: Any) -> None:
+        asked: list[tuple[int, int]] = []
+        with (tmp_path / "x").open("wb") as file:
+            sync(file.fileno(), 51, lambda handle, what: asked.append((handle, what)))
+            assert asked == [(file.fileno(), 51)]
+
+    def test_a_file_system_that_cannot_be_told(self, tmp_path: Path, sync: Any) -> None:
+        with (tmp_path / "x").open("wb") as file:
+            sync(file.fileno(), 51)
+        ends = os.pipe()
+        try:
+            with pytest.raises(OSError, match="Invalid argument"):  # of fsync, which was asked in its stead
+                sync(ends[0], 51)
+        finally:
+            for end in ends:
+                os.close(end)
 
 
 class TestWriteAtomically:

@@ -136,7 +136,10 @@ def test_simulators_beside_a_daemon(
         wait_until_marked(database)
         looks = len(daemon.log_lines("adopted"))
     baseline = simulated(alone, PYTHONS[simulator], together, scaled(count // 4, count))
-    of_duckdb = lost(alone, baseline)
+    try:
+        of_duckdb = lost(alone, baseline)
+    except duckdb.IOException:  # its own race can also leave a file that is cut off
+        of_duckdb = baseline.acknowledged
     outcome.lost = lost(database, outcome)
     # DuckDB asks who holds a lock after it was refused: 0 is one that was gone by then, as another simulator may be.
     theirs = {*outcome.pids, 0} if together > 1 else set(outcome.pids)
