@@ -13,7 +13,7 @@ VERSIONED := tests/unit tests/integration/test_bundled_project.py tests/integrat
 	tests/integration/test_selection.py tests/integration/test_table_checker.py tests/acceptance/test_ready.py \
 	tests/acceptance/test_staffing_project.py
 
-.PHONY: help demo test test-pinned soak pictures lint format types clean
+.PHONY: help demo test test-pinned test-systemd soak pictures lint format types clean
 
 help: ## What there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -22,10 +22,13 @@ demo: $(VENV)/.installed ## Set up, then play the whole story in a temporary fol
 	$(BIN)/selfheald demo
 
 test: $(VENV)/.tests $(PINNED)/.installed ## Set up, then run all tests on the newest versions, and those of both together
-	$(PYTEST)
+	$(PYTEST) -m "not systemd"
 
 test-pinned: $(PINNED)/.tests ## Set up, then run the tests that depend on versions on the pinned ones
 	$(PINNED)/bin/python $(OPTIONS) -m "not promise" $(VERSIONED)
+
+test-systemd: $(VENV)/.tests ## Set up, then run the tests that boot a systemd of their own (as root, on Linux)
+	$(BIN)/python -m pytest tests/systemd
 
 soak: $(VENV)/.tests $(PINNED)/.installed ## Set up, then try for an hour to break each promise, and print the figures
 	SELFHEALD_SOAK=1 $(PYTEST) -m soak

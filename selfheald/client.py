@@ -553,7 +553,8 @@ class _Wait:
         user, groups = daemon.get("uid"), daemon.get("groups")
         if isinstance(user, int) and isinstance(groups, list) and groups:
             folder = request_path(self.database).parent
-            hint = access_hint(str(folder), user, [group for group in groups if isinstance(group, int)])
+            known = [group for group in groups if isinstance(group, int)]
+            hint = access_hint(str(folder), user, known, reached=self.root)
             if hint is not None:
                 raise InitializationError(
                     f"the daemon may not use {folder}", code="permission_denied", path=folder, hint=hint

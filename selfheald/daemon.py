@@ -135,8 +135,8 @@ class Daemon:
                 self._presence.refuse_others(found.claimed)
             intake.start_soon(self._caretaker.check_what_is_due, name=CHECK)
             self._tell("ready")
-            self._manager.ready(self._how_it_goes())
             event_log("daemon_ready", f"ready: {self._what_is_watched()}")
+            self._manager.ready(self._how_it_goes())
             while True:
                 await self._reload_wanted.wait()
                 self._reload_wanted = anyio.Event()

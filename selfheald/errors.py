@@ -154,13 +154,16 @@ def in_one_line(message: str) -> str:
     return " ".join(message.split())
 
 
-def access_hint(path: str, user: int, groups: Collection[int]) -> Optional[str]:
+def access_hint(path: str, user: int, groups: Collection[int], reached: Optional[Path] = None) -> Optional[str]:
     """The commands that let a user (by ids) use ``path``, or make it; ``None`` if nothing is seen to be in the way.
 
     Judged by owner, group and mode of what is there and of the folders above; where an ACL decides, nothing is said.
+    The user is known to be in the folder ``reached``: what is above that is in nobody's way. (A service's sandbox shows
+    a folder in a home that is closed to it.)
     """
     place = Path(os.path.abspath(path))
-    there = [each for each in (*reversed(place.parents), place) if os.path.lexists(each)]
+    passed = () if reached is None else reached.parents
+    there = [each for each in (*reversed(place.parents), place) if each not in passed and os.path.lexists(each)]
     for each in there:
         found = each.lstat()
         is_used = each in (there[-1], place.parent)  # through the others one only passes

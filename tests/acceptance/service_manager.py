@@ -8,12 +8,7 @@ import struct
 from pathlib import Path
 from typing import NamedTuple, Self
 
-#: How a daemon is made to stand still: a signal that its main thread never comes back from.
-STANDSTILL = """
-import signal, threading
-signal.signal(signal.SIGUSR1, lambda *_: threading.Event().wait())
-"""
-
+from fixtures.standstill import make_standstill
 
 #: Linux' option that has the kernel stamp each message, and the kind of that stamp.
 _SO_TIMESTAMP = 29
@@ -79,6 +74,5 @@ class Manager:
 
 def standstill(folder: Path) -> dict[str, str]:
     """An environment in which SIGUSR1 makes a Python program's main thread stand still for good."""
-    folder.mkdir()
-    (folder / "sitecustomize.py").write_text(STANDSTILL)
+    make_standstill(folder)
     return {"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH", "")]))}

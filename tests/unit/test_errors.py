@@ -20,6 +20,7 @@ from selfheald.errors import (
     DatabaseCorruptionError,
     InitializationError,
     InitializationTimeoutError,
+    access_hint,
     from_dict,
     from_os_error,
 )
@@ -145,3 +146,17 @@ def test_what_the_system_refuses_has_a_code(number: int, code: str) -> None:
     assert error.code == code
     assert error.message == f"cannot write /w/x: {os.strerror(number)}"
     assert error.path == "/w/x"
+
+
+def test_who_is_known_to_be_in_a_folder_is_not_kept_out_above_it(tmp_path: Path) -> None:
+    stranger, home, root = os.geteuid() + 1, tmp_path / "home", tmp_path / "home" / "root"
+    workspace = root / "workspace"
+    workspace.mkdir(parents=True)
+    for folder in (tmp_path, root, workspace):
+        folder.chmod(0o777)
+    home.chmod(0o700)
+    group = home.stat().st_gid + 1
+    assert str(access_hint(str(workspace), stranger, [group], reached=tmp_path)).endswith(f" {home}")
+    assert access_hint(str(workspace), stranger, [group], reached=root) is None
+    workspace.chmod(0o700)
+    assert str(access_hint(str(workspace), stranger, [group], reached=root)).endswith(f" {workspace}")

@@ -1,0 +1,1 @@
+"""The service as administrators install it, under a systemd of its own."""
