@@ -10,7 +10,20 @@ from typing import Annotated
 
 import typer
 
-from selfheald.cli import check, config_commands, demo, doctor, ensure, logs, repair, run, service, status, wait
+from selfheald.cli import (
+    check,
+    config_commands,
+    demo,
+    doctor,
+    ensure,
+    history,
+    logs,
+    repair,
+    run,
+    service,
+    status,
+    wait,
+)
 from selfheald.cli.output import exit_code, print_error
 from selfheald.errors import InitializationError
 
@@ -86,6 +99,7 @@ app.command("wait")(wait.command)
 app.command("exec", options_metavar="[OPTIONS]", epilog="The command follows after --.")(wait.exec_command)
 app.command("check")(check.command)
 app.command("status")(status.command)
+app.command("history")(history.command)
 app.command("logs")(logs.command)
 app.command("repair")(repair.command)
 app.command("doctor")(doctor.command)

@@ -12,12 +12,13 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from selfheald.client import read_status, wait_until_ready
 from selfheald.errors import InitializationError
+from selfheald.timeline import bars
 from selfheald.workspace import Database
 
 #: Seconds that the daemon may take to watch its root.
@@ -113,19 +114,9 @@ def _daemon(folder: Path, root: Path, census: Path) -> Iterator[None]:
 
 
 def _show_timeline(database: Database) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    status: dict[str, Any] = read_status(database.path) or {}
-    steps = [step for step in status.get("steps", []) if step.get("duration_seconds")]
-    total = sum(step["duration_seconds"] for step in steps) or 1.0
-    table = Table(box=None, pad_edge=False, title="How it became ready", title_justify="left")
-    for column in ("step", "seconds", "share"):
-        table.add_column(column, justify="right" if column == "seconds" else "left")
-    for step in steps:
-        width = round(40 * step["duration_seconds"] / total)
-        table.add_row(step["display_name"], f"{step['duration_seconds']:.2f}", "█" * max(1, width))
-    Console(highlight=False).print(table)
+    typer.echo("How it became ready")
+    for bar in bars(read_status(database.path) or {}):
+        typer.echo(f"  {bar.name:<27}{bar.seconds or 0:7.2f} s  {' ' * bar.blanks}{'█' * bar.blocks}")
 
 
 def _run(command: list[str]) -> None:

@@ -334,9 +334,10 @@ class TestUsage:
     def test_help(self, selfheald: Selfheald) -> None:
         """Each command shows how it is used."""
         listed = selfheald.ok("--help").stdout
-        commands = "run ensure wait exec check status logs repair demo".split()
+        commands = "run ensure wait exec check status history logs repair doctor demo".split()
         assert all(re.search(rf"^\W*{command}\b", listed, re.MULTILINE) for command in commands), listed
-        commands += ["config show", "config validate", "config schema", "config init"]
+        commands += [f"config {word}" for word in ("show", "validate", "schema", "init")]
+        commands += ["service install", "service show"]
         with ExitStack() as stack:
             for words, process in [
                 (words, stack.enter_context(selfheald.started(*words.split(), "--help"))) for words in commands

@@ -19,6 +19,7 @@ FLOORS = [
         __main__
         cli
         cli.run cli.wait cli.check cli.status cli.config_commands cli.demo cli.repair cli.logs cli.doctor cli.service
+        cli.history
         cli.ensure
         cli.progress
         cli.output
@@ -58,7 +59,7 @@ FLOORS = [
         config_model
         config_file config_values config_places
         locks column_types
-        client threads spare notify standing terminal journal log_reading names
+        client threads spare notify standing terminal timeline journal log_reading names
         initialization_state
         errors
     """.strip().splitlines()

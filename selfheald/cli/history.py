@@ -1,0 +1,91 @@
+"""``selfheald history``: past attempts, each with the timeline of its steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from selfheald.cli.output import DatabaseArgument, JsonOption, print_json, told_as_json
+from selfheald.errors import in_one_line
+from selfheald.terminal import colour_allowed
+from selfheald.timeline import bars, seconds_of
+from selfheald.workspace import Database, resolve_database
+
+_BLANK: dict[str, Any] = {"format": 1, "database": None, "attempts": [], "error": None}
+_COLOURS = {"failed": "red", "initialized": "green", "adopted": "green", "nothing_to_do": "green"}
+
+
+def command(
+    db: DatabaseArgument = None,
+    number: Annotated[
+        int | None,
+        typer.Option("--number", "-n", min=1, metavar="N", help="The latest N of them. Default: 5, with --json all."),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Show past attempts to make a database ready, the latest last, each with the timeline of its steps.
+
+    The last history.keep of them are kept, with dbt's log of each. Works with the daemon down.
+
+    Example: selfheald history workspace -n 1
+    """
+    from selfheald.marker import read_history
+
+    with told_as_json(json, _BLANK, db):
+        database = resolve_database(db)
+    attempts = read_history(database)
+    if json:
+        print_json({**_BLANK, "database": str(database), "attempts": attempts[-number:] if number else attempts})
+        return
+    _print(database, attempts, number or 5)
+
+
+def _print(database: Database, attempts: Sequence[Mapping[str, Any]], number: int) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    from selfheald.log import one_line
+
+    console = Console(no_color=not colour_allowed(), highlight=False)
+    if not attempts:
+        typer.echo(f"No attempts yet: {database}")
+        return
+    if len(attempts) > number:
+        typer.echo(f"{len(attempts) - number} earlier ones are not shown: -n {len(attempts)}")
+    for attempt in attempts[-number:]:
+        for text, style in _lines(database, attempt):
+            console.print(Text(one_line(text), style), soft_wrap=True)
+
+
+def _lines(database: Database, attempt: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What is shown of an attempt: lines, each with its style."""
+    outcome = str(attempt.get("outcome"))
+    made = attempt.get("tables_created")
+    count = len(made) if isinstance(made, list) else 0
+    what = f", {count} table{'' if count == 1 else 's'} made" if count else ""
+    head = f"{_moment(attempt.get('started_at'))}  {outcome}{_duration(attempt)}{what} ({attempt.get('trigger')})"
+    lines = [(head, _COLOURS.get(outcome, ""))]
+    for bar in bars(attempt):
+        took = "" if bar.seconds is None else f"{bar.seconds:7.2f} s"
+        drawn = f"{' ' * bar.blanks}{'█' * bar.blocks}"
+        lines.append((f"  {bar.name:<27}{took:>9}  {drawn}".rstrip(), "red" if bar.status == "failed" else ""))
+    error = attempt.get("error")
+    if isinstance(error, Mapping):
+        lines.append((f"  {error.get('code')}: {in_one_line(str(error.get('message')))}", "red"))
+        lines.append((f"  → {in_one_line(str(error.get('hint')))}", ""))
+        lines.append((f"  log: {error.get('log') or database.private / 'logs' / str(attempt.get('attempt_id'))}", ""))
+    return lines
+
+
+def _moment(text: object) -> str:
+    """In local time."""
+    seconds = seconds_of(text)
+    return "at an unknown time" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def _duration(attempt: Mapping[str, Any]) -> str:
+    began, ended = (seconds_of(attempt.get(name)) for name in ("started_at", "completed_at"))
+    return "" if began is None or ended is None else f" in {ended - began:.1f} s"

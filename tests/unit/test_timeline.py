@@ -1,0 +1,75 @@
+"""Steps as bars: where they begin, how long they are, and records that are not what they should be."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from selfheald.timeline import Bar, bars, seconds_of
+
+BEGAN = 1_764_000_000.0
+
+
+def moment(seconds: float) -> str:
+    return datetime.fromtimestamp(BEGAN + seconds, UTC).isoformat()
+
+
+def step(name: str, begin: float, end: float | None, status: str = "completed") -> dict[str, Any]:
+    return {
+        "name": name,
+        "display_name": name.title(),
+        "status": status,
+        "started_at": moment(begin),
+        "completed_at": None if end is None else moment(end),
+    }
+
+
+def test_one_after_the_other() -> None:
+    found = bars({"steps": [step("check", 0, 1), step("load", 1, 3), step("build", 3, 4, "failed")]}, 8)
+    assert found == [
+        Bar("Check", "completed", 1.0, 0, 2),
+        Bar("Load", "completed", 2.0, 2, 4),
+        Bar("Build", "failed", 1.0, 6, 2),
+    ]
+
+
+def test_one_that_has_not_ended_has_no_length() -> None:
+    assert bars({"steps": [step("load", 0, 2), step("build", 2, None, "running")]}, 8)[1] == Bar("Build", "running")
+
+
+def test_one_that_has_not_begun_is_not_shown() -> None:
+    later = {"name": "verify", "status": "pending", "started_at": None, "completed_at": None}
+    assert [bar.name for bar in bars({"steps": [step("load", 0, 2), later]}, 8)] == ["Load"]
+
+
+@given(st.lists(st.tuples(st.floats(0, 1e5), st.floats(0, 1e5)), min_size=1), st.integers(1, 200))
+def test_all_stay_within_the_width(spans: list[tuple[float, float]], width: int) -> None:
+    steps = [step("x", begin, begin + length) for begin, length in spans]
+    for bar in bars({"steps": steps}, width):
+        assert bar.seconds is None or 0 <= bar.seconds <= 1e5 + 1
+        assert bar.blanks + bar.blocks <= width
+        assert (bar.blocks > 0) == (bar.seconds is not None)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {},
+        {"steps": None},
+        {"steps": "x"},
+        {"steps": [None, 1, {}, {"started_at": "yesterday"}, {"started_at": 5, "completed_at": []}]},
+        {"steps": [{"started_at": "0001-01-01T00:00:00", "completed_at": "9999-12-31T23:59:59"}]},
+    ],
+)
+def test_records_of_somebody_else(record: dict[str, Any]) -> None:
+    assert all(bar.blanks + bar.blocks <= 40 for bar in bars(record))
+
+
+def test_moments() -> None:
+    assert seconds_of("1970-01-01T00:00:01.500Z") == 1.5
+    assert seconds_of("soon") is None
+    assert seconds_of(None) is None
