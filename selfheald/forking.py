@@ -167,13 +167,15 @@ class Host:
                 socket.send_fds(self._orders, [json.dumps(message).encode()], descriptors)
                 await anyio.wait_readable(self._orders)
                 data = self._orders.recv(MOST_BYTES)
-                answer = json.loads(data) if data else None
-            except (OSError, ValueError, anyio.ClosedResourceError) as error:
+            except ConnectionError:
+                data = b""
+            except (OSError, anyio.ClosedResourceError) as error:
                 raise HostError(f"it does not answer: {error}") from error
-        if isinstance(answer, dict):
-            return answer
-        await self._process.wait()
-        raise HostError(self._how_it_ended())
+        if not data:
+            await self._process.wait()
+            raise HostError(self._how_it_ended())
+        answer: dict[str, Any] = json.loads(data)
+        return answer
 
     def _how_it_ended(self) -> str:
         code = self._process.returncode

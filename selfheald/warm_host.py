@@ -60,7 +60,7 @@ class WarmHost:
         }
         self._log = Path(os.path.realpath(config.state_dir)) / "plans" / "logs" / "host.log"
         self._not_before = float("-inf")
-        self._note_change()
+        self._changed.set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -98,33 +98,44 @@ class WarmHost:
     async def _fork(self, order: Order) -> Child | None:
         """A fork of the host, or ``None`` where none is to be had now."""
         async with self._turn:
-            key = self._key_of(order)
-            if self._host is not None:
-                why = self._why_not(self._host, key)
-                if why:
-                    await self._let_go(why)
-            if self._host is None:
-                if order.kind not in STARTING or time.monotonic() < self._not_before:
-                    return None
-                with suppress(OSError):
-                    self._log.parent.mkdir(parents=True, exist_ok=True)
-                environment = self._shared(order.environment)
-                self._host = await Host.start(order.python, environment, self._log, on_end=self._on_end)
-                self._key = key
-                event_log("dbt_host_started", f"PID {self._host.pid} keeps dbt warm", "DEBUG")
-            host = self._host
-            try:
-                child = await host.fork(order)
-            except InitializationError:  # the job's own trouble
-                raise
-            except BaseException:
-                self._host = None
-                if not host.proven:
-                    self._not_before = time.monotonic() + PAUSE_SECONDS
-                await host.kill()
-                raise
-        self._note_change()
-        return child
+            for another in (True, False):
+                host = await self._fitting_host(order)
+                if host is None:
+                    break
+                try:
+                    return await host.fork(order)
+                except InitializationError:  # the job's own trouble
+                    raise
+                except BaseException as error:
+                    await self._lose(host)
+                    # One that has worked was killed since, or has grown threads: another will do.
+                    if not (another and host.proven and isinstance(error, HostError)):
+                        raise
+                finally:
+                    self._changed.set()
+        return None
+
+    async def _fitting_host(self, order: Order) -> Host | None:
+        """The host that is right for this order, started if need be."""
+        key = self._key_of(order)
+        if self._host is not None:
+            why = self._why_not(self._host, key)
+            if why:
+                await self._let_go(why)
+        if self._host is None and order.kind in STARTING and time.monotonic() >= self._not_before:
+            with suppress(OSError):
+                self._log.parent.mkdir(parents=True, exist_ok=True)
+            environment = self._shared(order.environment)
+            self._host = await Host.start(order.python, environment, self._log, on_end=self._on_end)
+            self._key = key
+            event_log("dbt_host_started", f"PID {self._host.pid} keeps dbt warm", "DEBUG")
+        return self._host
+
+    async def _lose(self, host: Host) -> None:
+        self._host = None
+        if not host.proven:
+            self._not_before = time.monotonic() + PAUSE_SECONDS
+        await host.kill()
 
     def _key_of(self, order: Order) -> tuple[Any, ...]:
         """What a host must have been started with to be the right one."""
@@ -159,9 +170,6 @@ class WarmHost:
         if host in self._leaving and not host.running:
             self._leaving.discard(host)
             await host.kill()
-        self._note_change()
-
-    def _note_change(self) -> None:
         self._changed.set()
 
     def _tell(self, trouble: HostError) -> None:

@@ -39,7 +39,7 @@ def serve(descriptor: int, do_job: Callable[[str], NoReturn]) -> NoReturn:
     import warm_up
 
     warm_up.prepare()
-    own = _descriptors()
+    own = {0, 1, 2, descriptor}
     while True:
         data, received, _, _ = socket.recv_fds(orders, MOST_BYTES, MOST_DESCRIPTORS)
         if not data:
@@ -115,8 +115,10 @@ def _become(kind: str, received: List[int], ready: int) -> None:
         os.dup2(copies[place], number)
     for each in _descriptors() - {*wanted, ready}:
         os.close(each)
+    # Without a locale Python gives itself and its children one when it starts.
+    own = {name: os.environ[name] for name in ("LC_CTYPE",) if name in os.environ}
     os.environ.clear()
-    os.environ.update(order["environment"])
+    os.environ.update({**own, **order["environment"]})
     sys.argv[1:] = [kind]
     warm_up.begin()
     with open("/proc/self/comm", "w") as name:  # what `ps` and `top` show of it, 15 characters
