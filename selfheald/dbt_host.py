@@ -59,7 +59,7 @@ class Child(Protocol):
 class Order:
     """A child that is wanted: for a job of this ``kind``, its stderr going to ``log_file``, which is there or is made.
 
-    ``held`` are descriptors that it inherits, under the same numbers.
+    ``held`` are descriptors that it inherits, under the same numbers; ``parse`` is the kept parse that it begins with.
     """
 
     kind: str
@@ -67,6 +67,7 @@ class Order:
     python: str
     environment: Mapping[str, str]
     held: tuple[int, ...]
+    parse: str | None
 
 
 #: Starts a child. Raises :class:`InitializationError` if that cannot be done.
@@ -131,7 +132,8 @@ async def run_job(
     fixed = {str(folder.path): f"{folder.fixed}/." for folder in folders}
     named = {str(folder.fixed): str(folder.path) for folder in folders}
     held = (*locks, *(folder.handle for folder in folders))
-    order = Order(str(job["job"]), Path(rename_in(str(log_file), fixed)), python, environment, held)
+    log = Path(rename_in(str(log_file), fixed))
+    order = Order(str(job["job"]), log, python, environment, held, job.get("partial_parse"))
     process = await start(order)
     began = time.monotonic()
     try:

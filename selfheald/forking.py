@@ -24,7 +24,7 @@ STATUS_SECONDS = 2.0
 #: Seconds in which a fork that never got its job has gone.
 STRAY_SECONDS = 2.0
 #: An answer has no more bytes.
-MOST_BYTES = 4096
+MOST_BYTES = 65536
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -123,7 +123,7 @@ class Host:
             numbers = (facts.fileno(), their_input, their_output, log.fileno(), *order.held)
             try:
                 with anyio.fail_after(FORK_SECONDS):
-                    answer = await self._ask({"job": order.kind}, numbers)
+                    answer = await self._ask({"job": order.kind, "parse": order.parse}, numbers)
                 if "pid" in answer:
                     child = ForkedChild(self, answer["pid"], os.dup(stdin), os.dup(stdout))
             except BaseException as error:

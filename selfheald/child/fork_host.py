@@ -4,7 +4,8 @@ Started as ``PYTHON selfheald/child host DESCRIPTOR``. *stdin* is a pipe that ca
 process the moment the other end is closed, so that it never outlives its parent, whatever it is just doing.
 *DESCRIPTOR* is a socket of datagrams, each with one answer:
 
-- a job: ``{"job": kind}`` with descriptors: a file of JSON (``environment``, ``held``: the numbers under which the job
+- a job: ``{"job": kind, "parse": path or null}``, the path being that of the parse that the job begins with, and with
+  descriptors: a file of JSON (``environment``, ``held``: the numbers under which the job
   expects the other descriptors), then stdin, stdout and stderr, then those to be held. The answer is ``{"pid"}`` or
   ``{"refused": why}``. From here on the fork is a child like any other, in a session of its own.
 - ``{"ended": pid}``: the answer is its ``{"status"}``. Until it is asked for, nobody else can get that process id.
@@ -25,7 +26,7 @@ import sys
 from typing import Any, Callable, Collection, Dict, List, NoReturn, Optional, Set
 
 #: An order has no more bytes, and no more descriptors.
-MOST_BYTES, MOST_DESCRIPTORS = 4096, 64
+MOST_BYTES, MOST_DESCRIPTORS = 65536, 64
 
 Answer = Dict[str, Any]
 
@@ -40,6 +41,7 @@ def serve(descriptor: int, do_job: Callable[[str], NoReturn]) -> NoReturn:
 
     warm_up.prepare()
     own = {0, 1, 2, descriptor}
+    rehearsed = False
     while True:
         data, received, _, _ = socket.recv_fds(orders, MOST_BYTES, MOST_DESCRIPTORS)
         if not data:
@@ -48,6 +50,7 @@ def serve(descriptor: int, do_job: Callable[[str], NoReturn]) -> NoReturn:
         if "ended" in order:
             answer = _status(order["ended"])
         else:
+            rehearsed = rehearsed or (bool(order["parse"]) and warm_up.rehearse(order["parse"]))
             why = _obstacle(own | set(received))
             answer = {"refused": why} if why else _forked(order["job"], received, orders, do_job)
         for each in received:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import inspect
 import sys
 import traceback
@@ -11,6 +12,7 @@ import duckdb
 
 import dbt_job  # noqa: F401  (imported for the forks)
 import publish_job  # noqa: F401
+import saved_parse
 
 #: DuckDB 1.0 opens a database in memory when it is imported, and starts threads for it.
 _OPENED_AT_IMPORT = hasattr(duckdb.default_connection, "execute")
@@ -24,8 +26,20 @@ def prepare() -> None:
         _fill_caches()
     except Exception:  # noqa: BLE001  (it would only have spared time)
         traceback.print_exc()
-    gc.collect()
-    gc.freeze()
+    _keep()
+
+
+def rehearse(kept: str) -> bool:
+    """Read a parse that is kept, and forget it: dbt has then written the code that reads and writes its nodes.
+
+    False if there is none, or none that this dbt can read.
+    """
+    try:
+        saved_parse.read(kept).build_flat_graph()
+    except Exception:  # noqa: BLE001  (a fork will find out by itself)
+        return False
+    _keep()
+    return True
 
 
 def begin() -> None:
@@ -37,8 +51,18 @@ def begin() -> None:
         numpy.random.seed()  # Python's own is seeded anew by Python
 
 
+def _keep() -> None:
+    """Let the forks share what there is: what no collector looks at is not written to, and so not copied."""
+    gc.collect()
+    gc.freeze()
+
+
 def _fill_caches() -> None:
-    """What dbt works out from its own code when it is first needed, and nothing that a project has a say in."""
+    """What dbt loads and works out from its own code when it is first needed; no project has a say in that."""
+    for name in ("build", "list", "seed"):
+        importlib.import_module(f"dbt.task.{name}")
+    importlib.import_module("dbt.adapters.duckdb.environments.local")
+    importlib.import_module("sqlparse")
     from dbt.adapters.duckdb.credentials import DuckDBCredentials
     from dbt.config.profile import ProfileConfig
     from dbt.contracts.project import Configuration, PackageConfig, Project, ProjectFlags

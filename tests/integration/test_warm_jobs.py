@@ -152,3 +152,5 @@ async def test_forks_of_one_host_have_nothing_of_one_another(python: str, tmp_pa
         assert warm._host is not None
         assert set(forks) == {warm._host.pid}
         assert len(forks) == 9
+    # What it does beforehand, to spare time, is to be had in this version.
+    assert (tmp_path / "state" / "plans" / "logs" / "host.log").read_text() == ""

@@ -38,7 +38,7 @@ import fork_host
 def tell(event, **fields): os.write(1, json.dumps({{"event": event, **fields}}).encode() + b"\\n")
 def prepare():
     {prepare}
-sys.modules["warm_up"] = types.SimpleNamespace(prepare=prepare, begin=lambda: None)
+sys.modules["warm_up"] = types.SimpleNamespace(prepare=prepare, begin=lambda: None, rehearse=None)
 def do_job(kind):
     job = json.loads(sys.stdin.buffer.readline())
     {job}
