@@ -19,7 +19,7 @@ from fixtures.processes import is_alive
 
 from selfheald import dbt_host, forking, warm_host
 from selfheald.config import Config, load_config
-from selfheald.dbt_host import Starter, run_job, start_child
+from selfheald.dbt_host import Child, Order, Starter, run_job, start_child
 from selfheald.errors import InitializationError, InitializationTimeoutError
 from selfheald.locks import DatabaseLock, held
 from selfheald.warm_host import WarmHost
@@ -40,7 +40,12 @@ def prepare():
     {prepare}
 sys.modules["warm_up"] = types.SimpleNamespace(prepare=prepare, begin=lambda: None, rehearse=None)
 def do_job(kind):
-    job = json.loads(sys.stdin.buffer.readline())
+    line = sys.stdin.buffer.readline()
+    if not line:  # its parent is gone, or does not want it
+        time.sleep(0.3)
+        open(sys.argv[0] + ".gone", "w").close()
+        os._exit(1)
+    job = json.loads(line)
     {job}
     os._exit(0)
 if sys.argv[1] == "host":
@@ -282,6 +287,27 @@ async def test_a_host_that_is_none(
     troubles = [line for line in told if line[0] == "dbt_host_trouble"]
     assert [level for _, _, level in troubles] == ["WARNING", "DEBUG"]
     assert why in troubles[0][1]
+
+
+@pytest.mark.anyio
+async def test_a_fork_of_which_nobody_was_told_gets_no_job(
+    tmp_path: Path, stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its host was killed between the fork and the answer: it is gone before another child begins."""
+    stand(
+        prepare="""forked = fork_host._forked
+    fork_host._forked = lambda *given: (forked(*given), os.kill(os.getpid(), signal.SIGKILL))"""
+    )
+    seen: list[bool] = []
+
+    async def start(order: Order) -> Child:
+        seen.append((tmp_path / "child.py.gone").exists())
+        return await start_child(order)
+
+    monkeypatch.setattr(warm_host, "start_child", start)
+    async with WarmHost(config(tmp_path)) as warm:
+        assert (await run(tmp_path, warm.start))["parent"] == os.getpid()
+    assert seen == [True]
 
 
 @pytest.mark.anyio
