@@ -125,7 +125,8 @@ class Host:
                 with anyio.fail_after(FORK_SECONDS):
                     answer = await self._ask({"job": order.kind, "parse": order.parse}, numbers)
                 if "pid" in answer:
-                    child = ForkedChild(self, answer["pid"], os.dup(stdin), os.dup(stdout))
+                    handle = os.pidfd_open(answer["pid"])  # nobody else can have got the number: the host sees to that
+                    child = ForkedChild(self, answer["pid"], handle, os.dup(stdin), os.dup(stdout))
             except BaseException as error:
                 with anyio.CancelScope(shield=True):
                     await self.kill()
@@ -187,13 +188,13 @@ class Host:
 class ForkedChild:
     """A child that a host has forked: a :class:`~selfheald.dbt_host.Child`."""
 
-    def __init__(self, host: Host, pid: int, stdin: int, stdout: int) -> None:
+    def __init__(self, host: Host, pid: int, handle: int, stdin: int, stdout: int) -> None:
         self.pid = pid
         self.returncode: int | None = None
         self.stdin = _Sender(stdin)
         self.stdout = _Receiver(stdout)
         self._host = host
-        self._handle = os.pidfd_open(pid)  # its host keeps the number from being given to another
+        self._handle = handle
         self._has_ended = False
 
     async def wait(self) -> int | None:

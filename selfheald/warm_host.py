@@ -31,6 +31,7 @@ STARTING, USING = ("plan", "build"), ("publish",)
 MOST_MEMORY = 512 << 20
 #: Seconds for which no host is started after one that never got as far as to fork.
 PAUSE_SECONDS = 30.0
+_CAN_FORK = sys.platform == "linux" and hasattr(os, "pidfd_open")
 #: What an interpreter, its libraries or dbt look at once, when they start.
 _LOOKED_AT_ONCE = re.compile(r"PYTHON|LD_|DBT_|DO_NOT_TRACK|LC_|LANG|TZ$|TMP|TEMP|HOME$|PATH$|XDG_|MALLOC_|GLIBC_|OMP_")
 
@@ -73,7 +74,7 @@ class WarmHost:
 
     async def start(self, order: Order) -> Child:
         """A child for this order. Raises :class:`InitializationError` as :func:`start_child` does."""
-        if sys.platform == "linux" and self._keep_warm and order.kind in (*STARTING, *USING):
+        if _CAN_FORK and self._keep_warm and order.kind in (*STARTING, *USING):
             try:
                 child = await self._fork(order)
             except HostError as trouble:

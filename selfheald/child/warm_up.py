@@ -7,6 +7,7 @@ import importlib
 import inspect
 import sys
 import traceback
+from pathlib import Path
 
 import duckdb
 
@@ -14,6 +15,8 @@ import dbt_job  # noqa: F401  (imported for the forks)
 import publish_job  # noqa: F401
 import saved_parse
 
+#: Bytes of a kept parse above which it takes more memory than it spares time: that of some 1,000 models.
+LARGE = 4 << 20
 #: DuckDB 1.0 opens a database in memory when it is imported, and starts threads for it.
 _OPENED_AT_IMPORT = hasattr(duckdb.default_connection, "execute")
 
@@ -32,9 +35,12 @@ def prepare() -> None:
 def rehearse(kept: str) -> bool:
     """Read a parse that is kept, and forget it: dbt has then written the code that reads and writes its nodes.
 
-    False if there is none, or none that this dbt can read.
+    One that is large is left to the forks, since the host would not get rid of the memory. False if there is none yet,
+    or none that this dbt can read.
     """
     try:
+        if Path(kept).stat().st_size > LARGE:
+            return True
         saved_parse.read(kept).build_flat_graph()
     except Exception:  # noqa: BLE001  (a fork will find out by itself)
         return False
