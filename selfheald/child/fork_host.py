@@ -125,7 +125,7 @@ def _become(kind: str, received: List[int], ready: int) -> None:
     sys.argv[1:] = [kind]
     warm_up.begin()
     with open("/proc/self/comm", "w") as name:  # what `ps` and `top` show of it, 15 characters
-        name.write(f"selfheald:{kind}"[:15])
+        name.write(f"heald:{kind}"[:15])
     os.write(ready, b"1")
     os.close(ready)
 

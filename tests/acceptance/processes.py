@@ -361,7 +361,7 @@ def arguments(pid: int) -> list[str]:
         name, _, kind = Path(f"/proc/{pid}/comm").read_text().strip().partition(":")
     except OSError:
         return [""]
-    return [*line[:-3], kind, ""] if name == "selfheald" else line
+    return [*line[:-3], kind, ""] if name == "heald" and line[0] else line
 
 
 def _below(parent: int, processes: list[tuple[int, list[str]]]) -> list[int]:
