@@ -21,6 +21,7 @@ from selfheald.case import BUSY_SECONDS, Case, identity_key, refusal
 from selfheald.client import file_identity, valid_marker
 from selfheald.config import Config
 from selfheald.crash_guard import CrashGuard
+from selfheald.dbt_host import Starter
 from selfheald.decision import Decision
 from selfheald.errors import ConcurrentInitializationError, InitializationError, from_os_error, is_shortage
 from selfheald.guarded_reader import GuardedReader
@@ -54,12 +55,13 @@ WORTH_TELLING = 20
 
 
 class Caretaker:
-    """Everything that the daemon knows of its databases, and does about them."""
+    """Everything that the daemon knows of its databases, and does about them. ``start`` starts dbt's children."""
 
-    def __init__(self, config: Config, threads: anyio.CapacityLimiter, guard: CrashGuard) -> None:
+    def __init__(self, config: Config, threads: anyio.CapacityLimiter, guard: CrashGuard, start: Starter) -> None:
         self.config = config
         self._reader = GuardedReader(guard, threads)
-        self._tools = Tools(config, Planner(config, announce=_announce), self._reader.read)
+        self._start = start
+        self._tools = self._new_tools()
         self._retry = RetryPolicy(config.retry.attempts, config.retry.base, config.retry.max)
         self._cases: dict[Path, Case] = {}
         #: Those that are not ours any more, and are being worked on.
@@ -150,7 +152,7 @@ class Caretaker:
             self._agenda.discard(case)
             self._backlog.discard(case)
         if look_again:
-            self._tools = Tools(config, Planner(config, announce=_announce), self._reader.read)
+            self._tools = self._new_tools()
             self._changes = 0
             for case in self._cases.values():
                 self._outdate(case)
@@ -166,6 +168,10 @@ class Caretaker:
             return None
         self._outdate(case)
         return case
+
+    def _new_tools(self) -> Tools:
+        planner = Planner(self.config, announce=_announce, start=self._start)
+        return Tools(self.config, planner, self._reader.read, self._start)
 
     def _is_known(self, case: Case) -> bool:
         return self._cases.get(case.database.path) is case

@@ -153,7 +153,7 @@ def warnings(config: Config) -> list[str]:
 
 
 def _is_unused(key: str) -> bool:
-    return key.startswith(("templates.", "metrics.")) or key == "dbt.keep_warm"
+    return key.startswith(("templates.", "metrics."))
 
 
 def child_environment(

@@ -174,7 +174,7 @@ class DbtConfig(BaseModel):
         default=300.0,
         ge=0,
         le=86_400,
-        description="Seconds for which an idle dbt host stays. 0: it ends at once.",
+        description="Seconds for which the daemon keeps an idle dbt host. 0: each job has an interpreter of its own.",
     )
 
     @model_validator(mode="after")

@@ -26,6 +26,7 @@ from selfheald.scan import Scan, scan
 from selfheald.standing import in_words
 from selfheald.terminal import Terminal
 from selfheald.threads import run_in_thread
+from selfheald.warm_host import WarmHost
 from selfheald.watch import only_error
 from selfheald.workspace import is_under, merge_roots
 
@@ -67,7 +68,8 @@ class Daemon:
         self.roots = merge_roots(list(config.watch.roots))
         self._threads = anyio.CapacityLimiter(THREADS)
         self._guard = CrashGuard(config.state_dir, self.roots)
-        self._caretaker = Caretaker(config, self._threads, self._guard)
+        self._warm_host = WarmHost(config)
+        self._caretaker = Caretaker(config, self._threads, self._guard, self._warm_host.start)
         self._heartbeat = Heartbeat(manager, self._threads, self._pulse)
         self._lookout = self._new_lookout()
         self._intake, self._watching = anyio.CancelScope(), anyio.CancelScope()
@@ -89,8 +91,9 @@ class Daemon:
             presence.log = self._log
             self._tell_of_crashes()
             self._tell("starting")
-            async with anyio.create_task_group() as life:
+            async with self._warm_host, anyio.create_task_group() as life:
                 life.start_soon(self._listen_to_signals, life.cancel_scope)
+                life.start_soon(self._warm_host.end_when_idle)
                 life.start_soon(self._heartbeat.beat)
                 life.start_soon(self._say_how_it_goes)
                 async with anyio.create_task_group() as work:
@@ -214,6 +217,7 @@ class Daemon:
         self._tell_of_suspects(self._guard.look_after(self.roots))
         if changed.watch_anew:
             self._lookout = self._new_lookout()
+        self._warm_host.follow(self.config)
         at_work = self._caretaker.follow(self.config, self._is_ours, look_again=changed.look_again)
         if changed.watch_anew:
             self._watching.cancel()

@@ -13,10 +13,11 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Protocol
 
 import anyio
 import anyio.abc
@@ -32,8 +33,77 @@ MAX_EVENT_BYTES = 64 << 20
 EXIT_SECONDS = 30.0
 #: Seconds after the time limit at which a child ends by itself, if its parent was stopped and so could not kill it.
 OVERTIME_SECONDS = 5.0
+_KILLED_HINT = "If it happens again, look for the kernel's out-of-memory killer (journalctl -k)."
 
 OnEvent = Callable[[dict[str, Any]], None]
+
+
+class Child(Protocol):
+    """A process that leads a group of its own, with pipes to its standard input and output."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def returncode(self) -> int | None:
+        """As of :mod:`subprocess`; ``None`` also of a child that has ended where nobody can tell how."""
+
+    @property
+    def stdin(self) -> anyio.abc.ByteSendStream | None: ...
+    @property
+    def stdout(self) -> anyio.abc.ByteReceiveStream | None: ...
+    async def wait(self) -> object: ...
+    async def aclose(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A child that is wanted: for a job of this ``kind``, its stderr going to ``log_file``, which is there or is made.
+
+    ``held`` are descriptors that it inherits, under the same numbers; ``parse`` is the kept parse that it begins with.
+    """
+
+    kind: str
+    log_file: Path
+    python: str
+    environment: Mapping[str, str]
+    held: tuple[int, ...]
+    parse: str | None
+
+
+#: Starts a child. Raises :class:`InitializationError` if that cannot be done.
+Starter = Callable[[Order], Awaitable[Child]]
+
+
+async def start_child(order: Order) -> Child:
+    """A child with an interpreter of its own."""
+    with open_log(order.log_file) as log:
+        try:
+            return await anyio.open_process(
+                [order.python, str(CHILD), order.kind],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=dict(order.environment),
+                start_new_session=True,
+                pass_fds=order.held,
+            )
+        except OSError as error:
+            if error.errno in SHORTAGES:
+                raise from_os_error(error, None, "start a process") from error
+            raise InitializationError(
+                f"cannot start {order.python}: {error.strerror}",
+                code="dbt_unavailable",
+                path=order.python,
+                hint="Let dbt.python name a Python interpreter with dbt-core and dbt-duckdb.",
+            ) from error
+
+
+def open_log(path: Path) -> BinaryIO:
+    """A child's log, to be written at its end. Raises :class:`InitializationError` if it cannot be."""
+    try:
+        return path.open("ab")
+    except OSError as error:
+        raise from_os_error(error, path, "write") from error
 
 
 async def run_job(
@@ -45,8 +115,9 @@ async def run_job(
     on_event: OnEvent = lambda event: None,
     locks: Sequence[int] = (),
     folders: Sequence[Folder] = (),
+    start: Starter = start_child,
 ) -> dict[str, Any]:
-    """Run ``job`` (its key ``job`` names the kind) and return the child's result.
+    """Run ``job`` (its key ``job`` names the kind) in a child that ``start`` starts, and return the child's result.
 
     ``timeout`` is in seconds from the start of the child; then, and when this is cancelled, the child's whole group
     is killed before this returns. ``locks`` are descriptors that the child holds too, so that what they lock stays
@@ -61,8 +132,10 @@ async def run_job(
     fixed = {str(folder.path): f"{folder.fixed}/." for folder in folders}
     named = {str(folder.fixed): str(folder.path) for folder in folders}
     held = (*locks, *(folder.handle for folder in folders))
+    log = Path(rename_in(str(log_file), fixed))
+    order = Order(str(job["job"]), log, python, environment, held, job.get("partial_parse"))
+    process = await start(order)
     began = time.monotonic()
-    process = await _start(str(job["job"]), Path(rename_in(str(log_file), fixed)), python, environment, held)
     try:
         with anyio.fail_after(timeout):
             told = {**rename_in(job, fixed), "time_limit": timeout + OVERTIME_SECONDS}
@@ -108,36 +181,7 @@ def rename_in(value: Any, names: Mapping[str, str]) -> Any:
     return value
 
 
-async def _start(
-    kind: str, log_file: Path, python: str, environment: Mapping[str, str], locks: Sequence[int]
-) -> anyio.abc.Process:
-    try:
-        log = log_file.open("ab")
-    except OSError as error:
-        raise from_os_error(error, log_file, "write") from error
-    with log:
-        try:
-            return await anyio.open_process(
-                [python, str(CHILD), kind],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=dict(environment),
-                start_new_session=True,
-                pass_fds=tuple(locks),
-            )
-        except OSError as error:
-            if error.errno in SHORTAGES:
-                raise from_os_error(error, None, "start a process") from error
-            raise InitializationError(
-                f"cannot start {python}: {error.strerror}",
-                code="dbt_unavailable",
-                path=python,
-                hint="Let dbt.python name a Python interpreter with dbt-core and dbt-duckdb.",
-            ) from error
-
-
-async def _converse(process: anyio.abc.Process, job: Mapping[str, Any], on_event: OnEvent) -> dict[str, Any]:
+async def _converse(process: Child, job: Mapping[str, Any], on_event: OnEvent) -> dict[str, Any]:
     """Send the job, pass its events on, return the last one (empty if there was none)."""
     assert process.stdin is not None
     assert process.stdout is not None
@@ -166,7 +210,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     return event if isinstance(event, dict) and "event" in event else None
 
 
-async def kill_group(process: anyio.abc.Process) -> None:
+async def kill_group(process: Child) -> None:
     """Kill what is left of the group of a child that leads one, and reap the child."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
@@ -187,8 +231,11 @@ def _ended_early(returncode: int | None, log_file: Path, python: str) -> Initial
             f"the child process was killed by {name}",
             code="interrupted",
             log=log_file,
-            hint="If it happens again, look for the kernel's out-of-memory killer (journalctl -k).",
+            hint=_KILLED_HINT,
         )
+    if returncode is None:
+        message = "the child process and the one that it was forked from ended without a word"
+        return InitializationError(message, code="interrupted", log=log_file, hint=_KILLED_HINT)
     return InitializationError(
         f"the child process of {python} ended with exit code {returncode} and no result",
         code="dbt_unavailable",

@@ -16,7 +16,7 @@ import anyio
 from selfheald.attempt import Attempt, RetryRule
 from selfheald.catalog import fold
 from selfheald.config import Config
-from selfheald.dbt_host import rename_in, run_job
+from selfheald.dbt_host import Child, Order, rename_in, run_job
 from selfheald.errors import ConcurrentInitializationError, InitializationError, from_os_error
 from selfheald.initialization_state import InitializationResult
 from selfheald.inspection import Inspection, Tools, adopt, inspect, is_adoptable, look, work_for
@@ -357,6 +357,13 @@ class _Initialization:
     async def _child(
         self, job: dict[str, Any], settings: Settings, staging: Staging, logs: Folder, *others: Folder
     ) -> dict[str, Any]:
+        async def start(order: Order) -> Child:
+            """Start the child; its time begins only then."""
+            began = time.monotonic()
+            child = await self.tools.start(order)
+            self.deadline += time.monotonic() - began
+            return child
+
         return await run_job(
             {**job, "log_dir": str(logs.path), "log_file": str(logs.path / f"{job['job']}.log")},
             python=settings.python,
@@ -365,6 +372,7 @@ class _Initialization:
             on_event=self._on_event,
             locks=(self.lock.fileno(),),
             folders=(staging.held, logs, *others),
+            start=start,
         )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from selfheald.client import valid_marker
 from selfheald.config import Config
+from selfheald.dbt_host import Starter, start_child
 from selfheald.initialization_state import InitializationState, iso_time
 from selfheald.marker import Status, outlived_a_tick, read_status, write_marker
 from selfheald.plan import Plan, Work, find_work
@@ -21,11 +22,12 @@ Reader = Callable[[Path], Awaitable[Reading]]
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What every initialization needs. ``read`` looks at a database without its lock."""
+    """What every initialization needs. ``read`` looks at a database without its lock, ``start`` starts a child."""
 
     config: Config
     planner: Planner
     read: Reader
+    start: Starter = start_child
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ import anyio
 
 from selfheald.config import Config, child_environment, render
 from selfheald.config_values import has_placeholder
-from selfheald.dbt_host import run_job
+from selfheald.dbt_host import Starter, run_job, start_child
 from selfheald.errors import InitializationError, from_os_error, is_shortage
 from selfheald.locks import DatabaseLock
 from selfheald.plan import PLAN_FORMAT, Plan, make_plan, plan_from_json
@@ -102,13 +102,20 @@ class _Failure:
 class Planner:
     """Keeps the plans of one configuration. Not for use from several threads at once.
 
-    With ``keep`` false the plan cache is read, and never written to: it may belong to the service's user.
+    With ``keep`` false the plan cache is read, and never written to: it may belong to the service's user. ``start``
+    starts the child in which dbt parses.
     """
 
     def __init__(
-        self, config: Config, *, announce: Callable[[str], None] = lambda message: None, keep: bool = True
+        self,
+        config: Config,
+        *,
+        announce: Callable[[str], None] = lambda message: None,
+        keep: bool = True,
+        start: Starter = start_child,
     ) -> None:
         self.config = config
+        self._start = start
         self.announce = announce
         self._keeps = keep
         # The folder of the service may itself be a link, as with systemd; in what lies below none is followed.
@@ -345,6 +352,7 @@ class Planner:
                     environment=settings.environment,
                     timeout=max(self.config.dbt.timeout, PARSE_SECONDS),
                     locks=() if lock is None else (lock.fileno(),),
+                    start=self._start,
                 )
         except OSError as error:
             raise from_os_error(error, error.filename or self._folder, "use") from error

@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ class Fingerprints:
             return self.read(project_dir, profiles_dir=profiles_dir, python=python, search_path=search_path)
         except OSError as error:
             raise from_os_error(error, error.filename or project_dir, "read") from error
-        digest.update(json.dumps([python, *_versions(python, search_path)]).encode())
+        digest.update(json.dumps([python, *sorted({found.name for found in _installed(python, search_path)})]).encode())
         names = frozenset[str]().union(*(file.environment for file in found.values()))
         return Source(digest.hexdigest(), tuple(found), names)
 
@@ -172,16 +173,26 @@ def _outside(folder: Path, project_dir: Path, paths: Iterable[str]) -> Iterator[
                 yield place, f"{text}/"
 
 
-def _versions(python: str, search_path: str | None) -> list[str]:
-    """The installed versions that matter, as the names of their metadata folders: no import, no process.
+def installation(python: str, search_path: str | None) -> list[tuple[str, int, int]]:
+    """What tells whether an interpreter and the packages that matter are still those that they were."""
+    there = []
+    for path in {Path(os.path.realpath(python)), *_installed(python, search_path)}:
+        with suppress(OSError):
+            found = path.stat()
+            there.append((str(path), found.st_ino, found.st_mtime_ns))
+    return sorted(there)
+
+
+def _installed(python: str, search_path: str | None) -> set[Path]:
+    """The installed versions that matter, as their metadata folders: no import, no process.
 
     An interpreter that is a link belongs to the environment that the link is in, or else to the one it leads to.
     """
     prefixes = {Path(python).parent.parent, Path(os.path.realpath(python)).parent.parent}
     libraries = [library for prefix in prefixes for pattern in _LIBRARIES for library in _found(prefix, pattern)]
     libraries += [Path(entry) for entry in (search_path or "").split(os.pathsep) if entry.startswith("/")]
-    names = {found.name for library in libraries for name in _PACKAGES for found in _found(library, f"{name}-*-info")}
-    return sorted(name for name in names if name.endswith((".dist-info", ".egg-info")))
+    found = {path for library in libraries for name in _PACKAGES for path in _found(library, f"{name}-*-info")}
+    return {path for path in found if path.name.endswith((".dist-info", ".egg-info"))}
 
 
 def _found(folder: Path, pattern: str) -> list[Path]:

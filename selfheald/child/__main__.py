@@ -1,7 +1,8 @@
 """The child that does what must not happen in the daemon: run dbt, and write to databases.
 
 Started as ``PYTHON selfheald/child plan|build|publish|interpreter`` by the interpreter whose dbt and DuckDB are wanted.
-It needs nothing but that interpreter's standard library, dbt and DuckDB (Python 3.9 and later).
+It needs nothing but that interpreter's standard library, dbt and DuckDB (Python 3.9 and later). Started as ``host`` it
+does no job itself, but forks a child for each (:mod:`fork_host`).
 
 *stdin*: one line, the job as JSON. The parent then keeps it open as long as it lives: at its end the child
 kills its own process group, so that it never outlives its parent; and so it does after the job's ``time_limit``
@@ -40,7 +41,7 @@ JOBS: Dict[str, Tuple[str, str]] = {
 }
 
 
-def main() -> NoReturn:
+def main(kind: str) -> NoReturn:
     """Do one job and end the process; nothing that a library left behind can delay that."""
     events = os.dup(1)
     os.dup2(2, 1)
@@ -49,7 +50,7 @@ def main() -> NoReturn:
     channel = Channel(events, on_broken=end_group)
     status = 1
     try:
-        result = _do(sys.argv[1] if len(sys.argv) > 1 else "", lifeline, channel.emit)
+        result = _do(kind, lifeline, channel.emit)
         lifeline.release()
         channel.emit({"event": "result", **result})
         status = 0
@@ -184,4 +185,6 @@ def _flush() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["host"]:
+        importlib.import_module("fork_host").serve(int(sys.argv[2]), main)
+    main(sys.argv[1] if len(sys.argv) > 1 else "")

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Collection, Iterator
 
 from dbt.artifacts.resources import FileHash
-from dbt.parser.manifest import ManifestLoader
+from dbt.contracts.graph.manifest import Manifest
+from dbt.parser.manifest import ManifestLoader, extended_mashumuro_decoder
 from jinja2 import Environment, TemplateError
 
 #: In YAML a text ends with its line, or later: what follows what looks like an end may still be code.
@@ -54,6 +55,11 @@ def make_reusable(project_dir: str, database: str, inert: Collection[str] = ()) 
         return state
 
     ManifestLoader.build_manifest_state_check = state_check
+
+
+def read(kept: str) -> Any:
+    """The manifest in a kept parse, whatever it was made for."""
+    return Manifest.from_msgpack(Path(kept).read_bytes(), decoder=extended_mashumuro_decoder)
 
 
 def sources(project_dir: Path, *endings: str) -> Iterator[Path]:

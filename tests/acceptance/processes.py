@@ -343,16 +343,33 @@ def members(group: int) -> list[int]:
 
 
 def children(parent: int) -> list[int]:
-    """The children of a process that have not ended."""
-    return [pid for pid, fields in _processes() if int(fields[1]) == parent]
+    """The children of a process that have not ended, those among them that its dbt host has forked; not the host."""
+    found = list(_processes())
+    waiting = [pid for pid in _below(parent, found) if _is_host(pid)]
+    return [pid for each in (parent, *waiting) for pid in _below(each, found) if pid not in waiting]
+
+
+def hosts(parent: int) -> list[int]:
+    """The dbt hosts of a daemon that have not ended."""
+    return [pid for pid in _below(parent, list(_processes())) if _is_host(pid)]
 
 
 def arguments(pid: int) -> list[str]:
-    """A process's command line; the last one is always empty."""
+    """A process's command line, of a fork that of a child with the same job; the last one is always empty."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+        line = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+        name, _, kind = Path(f"/proc/{pid}/comm").read_text().strip().partition(":")
     except OSError:
         return [""]
+    return [*line[:-3], kind, ""] if name == "heald" and line[0] else line
+
+
+def _below(parent: int, processes: list[tuple[int, list[str]]]) -> list[int]:
+    return [pid for pid, fields in processes if int(fields[1]) == parent]
+
+
+def _is_host(pid: int) -> bool:
+    return arguments(pid)[-3:-2] == ["host"]
 
 
 def cpu_seconds(pid: int) -> float:

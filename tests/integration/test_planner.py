@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from child_process import run
+from fixtures.files import write
 from fixtures.processes import pinned_python
 
 from selfheald.config import load_config
@@ -43,13 +44,6 @@ FILES = {
     "seeds/sleeper.csv": "code\n1\n",
     "seeds/properties.yml": "seeds: [{name: sleeper, config: {enabled: false, tags: [sleeping]}}]",
 }
-
-
-def write(folder: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
-    return folder
 
 
 @pytest.fixture(scope="module", params=["own", pytest.param("pinned", marks=pytest.mark.pinned)])

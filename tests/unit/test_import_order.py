@@ -42,8 +42,8 @@ FLOORS = [
         case
         initialization guarded_reader
         inspection
-        attempt planner quarantine reproduction
-        variables reloading
+        attempt planner quarantine reproduction warm_host
+        variables reloading forking
         watch dbt_host staging presence log decision table_checker outlook
         marker check_child
         table_copier

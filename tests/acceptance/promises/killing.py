@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fixtures.waiting import DEADLINE, wait_for
-from processes import Daemon, Record, arguments, children, digests, lock_on, status, steps_of
+from processes import Daemon, Record, arguments, children, digests, hosts, lock_on, status, steps_of
 
 from selfheald.client import file_identity, read_record, valid_marker
 from selfheald.locks import held
@@ -144,16 +144,21 @@ class Site:
             thread.join()
 
     def kill(self, whom: str, rng: random.Random) -> str:
-        """``kill -9`` the daemon, one of its children, or both in either order; who was hit."""
-        daemon, below = self.daemon.pid, children(self.daemon.pid)
-        victims = {"daemon": [daemon], "child": below[:1] or [daemon], "both": [*below, daemon]}[whom]
+        """``kill -9`` the daemon, one of its children, its dbt host, or all in any order; who was hit."""
+        daemon, below, warm = self.daemon.pid, children(self.daemon.pid), hosts(self.daemon.pid)
+        victims = {
+            "daemon": [daemon],
+            "child": below[:1] or warm or [daemon],
+            "host": warm or below[:1] or [daemon],
+            "both": [*below, *warm, daemon],
+        }[whom]
         rng.shuffle(victims)
         for victim in victims:
             with suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGKILL)
         if daemon in victims:
             self._buried()
-        hit = "both" if len(victims) > 1 else "daemon" if daemon in victims else "child"
+        hit = "both" if len(victims) > 1 else "daemon" if daemon in victims else "host" if warm == victims else "child"
         self.story.append(f"{hit} killed")
         return hit
 

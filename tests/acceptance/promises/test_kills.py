@@ -164,7 +164,7 @@ def test_kills_at_any_instant(kit: Kit, tmp_path: Path, environment: dict[str, s
     _tell(figures, 4, f"{what}: none or all of the new tables", killed, findings, f"{whom}; seed {seed}")
     _tell(figures, 1, f"{what}: markers looked at", sum(tally.markers for tally in tallies), findings)
     _tell(figures, 3, f"{what}: existing tables compared", sum(tally.tables for tally in tallies), findings)
-    orphaned = killed - sum(tally.kills.get("child", 0) for tally in tallies)
+    orphaned = killed - sum(tally.kills.get(whom, 0) for whom in ("child", "host") for tally in tallies)
     _tell(figures, 5, f"{what}: children gone", orphaned, findings, f"the last one {life:.2f} s after its daemon")
     print(_sum(tally.moments for tally in tallies))
     assert not findings, "\n".join(f"promise {each.promise}: {each.text}" for each in findings)
@@ -204,7 +204,9 @@ def _one_database(kit: Kit, case: Case, site: Site, rng: random.Random) -> None:
             site.story.append(str(moment))
             if not moment.wait(limit=lambda: valid_marker(site.database) is not None):
                 break
-            site.tally.count(site.kill(rng.choice(("daemon", "child", "child", "both", "both")), rng), moment.name)
+            site.tally.count(
+                site.kill(rng.choice(("daemon", "child", "child", "host", "both", "both")), rng), moment.name
+            )
             site.look()
             assert site.daemon.process is not None
             if site.daemon.process.returncode is not None:

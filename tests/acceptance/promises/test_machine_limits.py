@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from faults import QUICK, ROUNDS, Site, calm, finished_in, given_up, healed, told
 from fixtures.figures import Figures, scaled
 from machine import as_user, limited, program_of
-from processes import NAME, Selfheald
+from processes import NAME, Selfheald, hosts
 from projects import NOTES, tables, two_lines
 
 from selfheald.client import marker_path, valid_marker
@@ -125,7 +126,9 @@ def test_no_process_can_be_started(site: Site, figures: Figures) -> None:
     survived = 0
     for number in range(ROUNDS):
         databases = []
-        with limited(site.daemon.pid, "nproc", 1, as_user(STRANGER)):
+        with ExitStack() as limits:
+            for pid in (site.daemon.pid, *hosts(site.daemon.pid)):  # a host has the limits that it began with
+                limits.enter_context(limited(pid, "nproc", 1, as_user(STRANGER)))
             for make, name in ((site.complete, "complete"), (site.incomplete, "incomplete")):
                 database = make(f"processes-{name}-{number}")
                 os.chown(database.parent, STRANGER, STRANGER)
