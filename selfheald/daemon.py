@@ -247,7 +247,10 @@ class Daemon:
             async for received in signals:
                 if received is signal.SIGHUP and not self._terminal.is_gone():
                     self._reload_wanted.set()
-                elif self._state == "stopping":
+                    continue
+                if received is signal.SIGHUP:
+                    self._terminal.let_go()
+                if self._state == "stopping":
                     event_log("daemon_stopping", f"{received.name} again: stopping at once", "WARNING")
                     life.cancel()
                     return

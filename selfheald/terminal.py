@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 
 
 class Terminal:
     """Tells whether a hangup means that the terminal has gone, which ends a program; else it asks for a reload."""
 
     def __init__(self) -> None:
-        self._was_there = _is_there()
+        self._descriptors = [each for each in (0, 1, 2) if _is_terminal(each)]
 
     def is_gone(self) -> bool:
         """True if there was one, and is none any more."""
-        return self._was_there and not _is_there()
+        return bool(self._descriptors) and not any(map(_is_terminal, (0, 1, 2)))
+
+    def let_go(self) -> None:
+        """What is still said to it goes nowhere: at its end Python would take a failure to write for the program's."""
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for each in self._descriptors:
+            os.dup2(null, each)
+        os.close(null)
 
 
 def colour_allowed(environ: Mapping[str, str] | None = None) -> bool:
@@ -24,9 +30,8 @@ def colour_allowed(environ: Mapping[str, str] | None = None) -> bool:
     return not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
 
 
-def _is_there() -> bool:
-    for descriptor in (0, 1, 2):
-        with suppress(OSError):
-            if os.isatty(descriptor):
-                return True
-    return False
+def _is_terminal(descriptor: int) -> bool:
+    try:
+        return os.isatty(descriptor)
+    except OSError:
+        return False

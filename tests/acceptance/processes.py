@@ -349,6 +349,16 @@ def children(parent: int) -> list[int]:
     return [pid for each in (parent, *waiting) for pid in _below(each, found) if pid not in waiting]
 
 
+def at_work(parent: int, database: Path) -> int:
+    """The child that builds a database's tables, once dbt is running in it.
+
+    One that is stopped before that, while it is being started, would keep whoever starts it.
+    """
+    logs = database.parent / ".selfheald" / "logs"
+    wait_for(lambda: list(logs.glob("*/dbt.log")))
+    return wait_for(lambda: next((pid for pid in children(parent) if arguments(pid)[-2:] == ["build", ""]), None))
+
+
 def hosts(parent: int) -> list[int]:
     """The dbt hosts of a daemon that have not ended."""
     return [pid for pid in _below(parent, list(_processes())) if _is_host(pid)]

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 from fixtures.waiting import wait_for
-from processes import Daemon, Selfheald, change, children, digests, marker, wait_until_marked
+from processes import Daemon, Selfheald, at_work, change, digests, marker, wait_until_marked
 from projects import NOTES, OWN_TABLES, copy_project, own_database, tables
 
 from selfheald.client import valid_marker
@@ -48,13 +48,12 @@ def test_an_edit_while_the_first_tables_are_made(selfheald: Selfheald, root: Pat
     project = copy_project(tmp_path / "project")
     database = own_database(root / "w")
     with selfheald.daemon(root, DBT__PROJECT_DIR=str(project), **QUICK) as daemon:
-        wait_for(lambda: daemon.log_lines("initialization_step_start")[1:], what=daemon.told)
-        (at_work,) = wait_for(lambda: children(daemon.pid))
-        os.kill(at_work, signal.SIGSTOP)
+        child = at_work(daemon.pid, database)
+        os.kill(child, signal.SIGSTOP)
         (project / "models" / "mart" / "dim_years.sql").write_text(YEARS)
         wait_for(lambda: daemon.log_lines("project_seen"), what=daemon.told)
         assert not daemon.log_lines("initialization_complete")
-        os.kill(at_work, signal.SIGCONT)
+        os.kill(child, signal.SIGCONT)
         ready_with(daemon, database, 3)
     assert tables(database) == OWN_TABLES | NOTES | {"dim_years"}
 

@@ -13,7 +13,7 @@ import pytest
 from fixtures.files import write
 from fixtures.processes import is_alive
 from fixtures.waiting import wait_for
-from processes import NAME, Daemon, Selfheald, arguments, children, hosts, status, wait_until_marked
+from processes import NAME, Daemon, Selfheald, at_work, hosts, status, wait_until_marked
 from projects import tables
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
@@ -86,7 +86,7 @@ def test_a_host_that_is_killed_fails_nothing(daemon: Daemon, shared_root: Path) 
     os.kill(host, signal.SIGKILL)
 
     second = fresh(shared_root / "while" / "east")
-    child = wait_for(lambda: next((pid for pid in children(daemon.pid) if "build" in arguments(pid)), None))
+    child = at_work(daemon.pid, second)
     os.kill(child, signal.SIGSTOP)
     [another] = hosts(daemon.pid)
     assert another != host
