@@ -74,6 +74,14 @@ def iso_time(seconds: float) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
 
 
+def seconds_of(moment: object) -> float | None:
+    """A moment in ISO 8601, as seconds after the epoch; ``None`` if it is none."""
+    try:
+        return datetime.fromisoformat(str(moment)).timestamp()
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
 @dataclass(slots=True)
 class InitializationStep:
     """One step and what became of it. Times are seconds since the epoch; the duration is monotonic seconds."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
+
+from selfheald.initialization_state import seconds_of
 
 #: Characters that fit beside the names on a terminal of 80.
 WIDTH = 40
@@ -48,11 +49,3 @@ def bars(attempt: Mapping[str, Any], width: int = WIDTH) -> list[Bar]:
         blocks = max(1, min(width - blanks, round(width * (end - begin) / whole)))
         made.append(Bar(name, status, end - begin, blanks, blocks))
     return made
-
-
-def seconds_of(moment: object) -> float | None:
-    """A moment in ISO 8601, as seconds after the epoch; ``None`` if it is none."""
-    try:
-        return datetime.fromisoformat(str(moment)).timestamp()
-    except (ValueError, OverflowError, OSError):
-        return None

@@ -10,8 +10,9 @@ import typer
 
 from selfheald.cli.output import DatabaseArgument, JsonOption, print_json, told_as_json
 from selfheald.errors import in_one_line
+from selfheald.initialization_state import seconds_of
 from selfheald.terminal import colour_allowed
-from selfheald.timeline import bars, seconds_of
+from selfheald.timeline import bars
 from selfheald.workspace import Database, resolve_database
 
 _BLANK: dict[str, Any] = {"format": 1, "database": None, "attempts": [], "error": None}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import sys
 import time
 from collections.abc import Awaitable, Mapping
@@ -12,6 +11,7 @@ import anyio
 import typer
 
 from selfheald.errors import in_one_line
+from selfheald.initialization_state import seconds_of
 from selfheald.terminal import colour_allowed
 
 Found = TypeVar("Found")
@@ -83,11 +83,9 @@ def _describe_step(status: Mapping[str, Any]) -> str | None:
 
 
 def _seconds_until(moment: str, now: float | None) -> float:
-    try:
-        due = datetime.datetime.fromisoformat(moment).timestamp()
-    except ValueError:
-        return 0.0
-    return max(0.0, due - (time.time() if now is None else now))
+    now = time.time() if now is None else now
+    due = seconds_of(moment)
+    return 0.0 if due is None else max(0.0, due - now)
 
 
 class Progress:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import datetime
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +13,7 @@ import typer
 from selfheald.cli.output import ConfigOption, JsonOption, configuration, print_json
 from selfheald.cli.progress import describe
 from selfheald.errors import InitializationError, in_one_line
+from selfheald.initialization_state import seconds_of
 from selfheald.terminal import colour_allowed
 from selfheald.workspace import Database, is_reachable, is_under, merge_roots, resolve_database
 
@@ -159,7 +160,5 @@ def _print(document: dict[str, Any]) -> None:
 
 def _since(entry: dict[str, Any]) -> str:
     status = entry["status"] or {}
-    moment = status.get("completed_at") or status.get("started_at")
-    if not moment:
-        return ""
-    return datetime.datetime.fromisoformat(moment).astimezone().strftime("%m-%d %H:%M")
+    seconds = seconds_of(status.get("completed_at") or status.get("started_at"))
+    return "" if seconds is None else time.strftime("%m-%d %H:%M", time.localtime(seconds))

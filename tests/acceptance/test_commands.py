@@ -30,6 +30,8 @@ from processes import (
     wait_until_marked,
 )
 
+from selfheald.client import status_path
+
 # The contract's documents, key by key.
 CHECK = set(
     "format database workspace exists complete marker tables missing holder project fingerprint duration_seconds"
@@ -348,6 +350,16 @@ class TestUsage:
 
 class TestStatus:
     """``selfheald status``: where each stands and why, with the daemon up and down."""
+
+    def test_moments_that_are_none(self, selfheald: Selfheald, complete: Copied, root: Path) -> None:
+        """A status file that others can write spoils no table."""
+        database = complete(root / "w")
+        file = status_path(database)
+        file.parent.mkdir(exist_ok=True)
+        moments = {"started_at": "x", "completed_at": "yesterday", "next_attempt_at": "soon"}
+        file.write_text(json.dumps({"format": 1, "state": "failed", **moments}))
+        terminal = Selfheald(selfheald.folder, {**selfheald.environment, "FORCE_COLOR": "1", "COLUMNS": "200"})
+        assert "failed" in terminal.ok("status", root).stdout
 
     def test_each_state(self, selfheald: Selfheald, root: Path, complete: Copied) -> None:
         databases = {name: complete(root / name) for name in ("building", "busy", "failed", "ready", "waiting")}

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfheald.timeline import Bar, bars, seconds_of
+from selfheald.initialization_state import seconds_of
+from selfheald.timeline import Bar, bars
 
 BEGAN = 1_764_000_000.0
 
