@@ -9,7 +9,6 @@ import struct
 import subprocess
 import sys
 import sysconfig
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -276,15 +275,6 @@ def nobody() -> tuple[list[str], dict[str, str]]:
         if tried.returncode == 0:
             return [*prefix, "-m", "selfheald"], environment
     pytest.skip("nobody else may run this Python, or read this folder")
-
-
-@pytest.fixture
-def open_path() -> Iterator[Path]:
-    """A folder to which every user finds the way."""
-    folder = Path(tempfile.mkdtemp(prefix="selfheald-test-", dir=os.path.realpath(tempfile.gettempdir())))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
 
 
 @pytest.fixture

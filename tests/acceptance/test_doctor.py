@@ -10,8 +10,7 @@ import shutil
 import stat
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -247,15 +246,6 @@ class TestInterpreter:
         status, message, hint = found(doctor(root, DBT__STORAGE_VERSION="latest"))["simulator_duckdb"]
         assert (status, message) == ("yellow", f"DuckDB 1.0.0 of {python} cannot read databases made here")
         assert "set dbt.storage_version to v1.0.0" in (hint or "")
-
-
-@pytest.fixture
-def open_path() -> Iterator[Path]:
-    """A folder to which every user finds the way."""
-    folder = Path(tempfile.mkdtemp(prefix="selfheald-test-", dir=os.path.realpath(tempfile.gettempdir())))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
 
 
 class TestPlaces:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import hypothesis
 import pytest
 from fixtures import databases
+from fixtures.waiting import wait_for
 
 # What a slow machine needs for one example says nothing about the code.
 hypothesis.settings.register_profile("selfheald", deadline=None, database=None)
@@ -28,25 +26,10 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture
-def eventually() -> Callable[[Callable[[], object]], None]:
+def eventually() -> Callable[[Callable[[], object]], object]:
     """Wait until a condition holds that no event tells of (in the kernel, in another process)."""
 
-    def wait(condition: Callable[[], object]) -> None:
-        deadline = time.monotonic() + DEADLINE
-        while not condition():
-            assert time.monotonic() < deadline, "it did not become so"
-            time.sleep(0.005)
-
-    return wait
-
-
-@pytest.fixture
-def open_path() -> Iterator[Path]:
-    """A folder to which every user finds the way (``tmp_path`` belongs to one user alone)."""
-    folder = Path(tempfile.mkdtemp(prefix="selfheald-test-", dir=os.path.realpath(tempfile.gettempdir())))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
+    return partial(wait_for, deadline=DEADLINE)
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ from selfheald.workspace import Database
 
 NAME = "simulation.duckdb"
 Waiting = Future[dict[str, Any]]
-Eventually = Callable[[Callable[[], object]], None]
+Eventually = Callable[[Callable[[], object]], object]
 #: Seconds after which a waiter has ended, whatever happens.
 LIMIT = 30.0
 

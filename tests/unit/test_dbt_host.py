@@ -23,7 +23,7 @@ from selfheald.dbt_host import run_job
 from selfheald.errors import InitializationError, InitializationTimeoutError
 from selfheald.locks import DatabaseLock, held
 
-Eventually = Callable[[Callable[[], object]], None]
+Eventually = Callable[[Callable[[], object]], object]
 
 PREAMBLE = """
 import json, os, signal, subprocess, sys, time

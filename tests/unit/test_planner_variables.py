@@ -76,7 +76,7 @@ async def test_a_command_that_cannot_be_started_is_told(tmp_path: Path) -> None:
 @pytest.mark.promise(6)
 @pytest.mark.anyio
 async def test_the_time_limit_kills_all_that_it_started(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eventually: Callable[[Callable[[], object]], None]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eventually: Callable[[Callable[[], object]], object]
 ) -> None:
     monkeypatch.setattr(variables, "VARS_SECONDS", 3.0)
     told = tmp_path / "pids"

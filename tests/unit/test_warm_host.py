@@ -26,7 +26,7 @@ from selfheald.warm_host import WarmHost
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
 
-Eventually = Callable[[Callable[[], object]], None]
+Eventually = Callable[[Callable[[], object]], object]
 Stand = Callable[..., None]
 
 _FOLDER = dbt_host.CHILD

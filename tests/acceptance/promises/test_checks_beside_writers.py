@@ -11,7 +11,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
@@ -205,15 +204,6 @@ class History:
         return False
 
 
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A folder to which every user finds the way."""
-    path = Path(tempfile.mkdtemp(prefix="selfheald-test-", dir=os.path.realpath(tempfile.gettempdir())))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
-
-
 @pytest.mark.promise(2)
 @pytest.mark.soak
 @pytest.mark.timeout(scaled(120, 3600))
@@ -227,14 +217,14 @@ def folder() -> Iterator[Path]:
     ],
 )
 def test_checks_beside_a_writer(
-    folder: Path, tmp_path: Path, figures: Figures, checker: str, writer: str, user: str, count: int
+    open_path: Path, tmp_path: Path, figures: Figures, checker: str, writer: str, user: str, count: int
 ) -> None:
     """In two cases the checker is a user who may only read, so that whatever else it tried would be refused."""
     if "1" in (checker, writer) and not PINNED:
         pytest.skip("needs SELFHEALD_TEST_PINNED, the Python of the pinned environment")
     if user == "nobody" and os.geteuid() != 0:
         pytest.skip("needs to be root to become another user")
-    beside(folder, tmp_path, figures, checker, writer, "65534" if user == "nobody" else "same", count)
+    beside(open_path, tmp_path, figures, checker, writer, "65534" if user == "nobody" else "same", count)
 
 
 @pytest.fixture
