@@ -71,6 +71,7 @@ __all__ = [
     "config_sources",
     "load_config",
     "render",
+    "require_roots",
     "show",
     "show_toml",
     "template",
@@ -150,6 +151,17 @@ def warnings(config: Config) -> list[str]:
     if file is not None and config.dbt.env and file.is_file() and file.stat().st_mode & 0o004:
         found.append(f"dbt.env: everybody here can read {file}; `chmod 600` it if it holds secrets")
     return found
+
+
+def require_roots(config: Config, command: str) -> None:
+    """Raise ``config_invalid`` if there is no folder to watch; ``command`` is the one that takes some."""
+    if not config.watch.roots:
+        raise InitializationError(
+            "there is no folder to watch",
+            code="config_invalid",
+            path=config_sources(config).file,
+            hint=f"Name one: `{command} ROOT`, or set watch.roots in selfheald.toml.",
+        )
 
 
 def _is_unused(key: str) -> bool:

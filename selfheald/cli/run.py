@@ -33,6 +33,7 @@ def command(
     import anyio
 
     from selfheald import log
+    from selfheald.config import require_roots
     from selfheald.daemon import serve
     from selfheald.errors import InitializationError
     from selfheald.notify import ServiceManager
@@ -40,7 +41,8 @@ def command(
     overrides = {"watch.roots": [str(root.absolute()) for root in roots]} if roots else {}
     with ServiceManager() as manager:
         try:
-            effective = _needs_roots(configuration(config, overrides))
+            effective = configuration(config, overrides)
+            require_roots(effective, "selfheald run")
             place = log.configure_daemon(effective)
             _tell_warnings(effective)
             anyio.run(serve, effective, partial(_read_again, config, overrides), manager, place)
@@ -51,25 +53,11 @@ def command(
 
 def _read_again(path: Path | None, overrides: dict[str, Any]) -> Config:
     """The configuration as it is now, from where it came at the start."""
-    from selfheald.config import load_config
+    from selfheald.config import load_config, require_roots
 
-    config = _needs_roots(load_config(path, overrides))
+    config = load_config(path, overrides)
+    require_roots(config, "selfheald run")
     _tell_warnings(config)
-    return config
-
-
-def _needs_roots(config: Config) -> Config:
-    """The same configuration; raises ``config_invalid`` if there is no folder to watch."""
-    from selfheald.config import config_sources
-    from selfheald.errors import InitializationError
-
-    if not config.watch.roots:
-        raise InitializationError(
-            "there is no folder to watch",
-            code="config_invalid",
-            path=config_sources(config).file,
-            hint="Name one: `selfheald run ROOT`, or set watch.roots in selfheald.toml.",
-        )
     return config
 
 

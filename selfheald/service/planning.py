@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from selfheald.config import FILE_VARIABLE, Config, config_sources, load_config
+from selfheald.config import FILE_VARIABLE, Config, config_sources, load_config, require_roots
 from selfheald.config_layers import PREFIX
 from selfheald.config_places import own_python
 from selfheald.config_values import has_placeholder
@@ -62,13 +62,7 @@ def unheard(environ: Mapping[str, str]) -> list[str]:
 
 
 def _require_roots(config: Config) -> None:
-    if not config.watch.roots:
-        raise InitializationError(
-            "there is no folder to watch",
-            code="config_invalid",
-            path=config_sources(config).file,
-            hint="Name one: `selfheald service install ROOT`, or set watch.roots in selfheald.toml.",
-        )
+    require_roots(config, "selfheald service install")
     for root in config.watch.roots:
         if not os.path.isdir(root):  # noqa: PTH112 - never raises
             there = os.path.lexists(root)
