@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from fixtures.waiting import DEADLINE
 from processes import EXAMPLES, NAME, Daemon, Selfheald
 
 Copied = Callable[[Path], Path]
+
+ROOT = Path(__file__).parents[2]
+NOBODY = ["--reuid=65534", "--regid=65534", "--clear-groups"]
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Shells start background jobs so, and what is ignored is inherited: Ctrl-C could not be tested then.
@@ -108,6 +112,27 @@ def census(tmp_path_factory: pytest.TempPathFactory) -> Path:
     script = EXAMPLES / "make_census.py"
     subprocess.run([sys.executable, str(script), str(path), "--employees", "500"], check=True, timeout=DEADLINE)
     return path
+
+
+@pytest.fixture
+def nobody() -> tuple[list[str], dict[str, str]]:
+    """The beginning of a command line by which somebody else runs selfheald, and what it needs in the environment."""
+    if os.geteuid() != 0 or shutil.which("setpriv") is None:
+        pytest.skip("only root can become somebody else, by setpriv")
+    packages = os.pathsep.join([str(ROOT), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
+    own = Path(sys.executable).name
+    shared = shutil.which(f"python{sys.version_info.major}.{sys.version_info.minor}", path="/usr/bin:/usr/local/bin")
+    for python in [sys.executable, shared or own]:
+        # Once more from a shell: what root executes right after setpriv, root's own rights open.
+        prefix = ["setpriv", *NOBODY, "sh", "-c", 'exec "$0" "$@"', python]
+        environment = {} if python == sys.executable else {"PYTHONPATH": packages}
+        tried = subprocess.run(
+            [*prefix, "-c", "import selfheald.cli, dbt.version, duckdb"],
+            env=os.environ | environment, capture_output=True, timeout=DEADLINE, check=False,
+        )  # fmt: skip
+        if tried.returncode == 0:
+            return [*prefix, "-m", "selfheald"], environment
+    pytest.skip("nobody else may run this Python, or read this folder")
 
 
 def _made(folder: Path) -> Path:

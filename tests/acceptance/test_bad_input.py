@@ -7,8 +7,6 @@ import os
 import shutil
 import struct
 import subprocess
-import sys
-import sysconfig
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,9 +18,6 @@ from conftest import Copied
 from fixtures.waiting import DEADLINE, wait_for
 from processes import NAME, Daemon, Record, Running, Selfheald, change, snapshot, status
 from projects import Fixed, copy_project, fixed, told, two_lines
-
-ROOT = Path(__file__).parents[2]
-NOBODY = ["--reuid=65534", "--regid=65534", "--clear-groups"]
 
 Spoil = Callable[[Path, Copied], object]
 
@@ -254,27 +249,6 @@ def test_a_private_folder_that_is_a_link(
         assert first == f"error[unsafe_path]: {workspace / '.selfheald'} is not a folder"
     assert _all_fixed(workspace) == before
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.fixture
-def nobody() -> tuple[list[str], dict[str, str]]:
-    """The beginning of a command line by which somebody else runs selfheald, and what it needs in the environment."""
-    if os.geteuid() != 0 or shutil.which("setpriv") is None:
-        pytest.skip("only root can become somebody else, by setpriv")
-    packages = os.pathsep.join([str(ROOT), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
-    own = Path(sys.executable).name
-    shared = shutil.which(f"python{sys.version_info.major}.{sys.version_info.minor}", path="/usr/bin:/usr/local/bin")
-    for python in [sys.executable, shared or own]:
-        # Once more from a shell: what root executes right after setpriv, root's own rights open.
-        prefix = ["setpriv", *NOBODY, "sh", "-c", 'exec "$0" "$@"', python]
-        environment = {} if python == sys.executable else {"PYTHONPATH": packages}
-        tried = subprocess.run(
-            [*prefix, "-c", "import selfheald.cli, dbt.version, duckdb"],
-            env=os.environ | environment, capture_output=True, timeout=DEADLINE, check=False,
-        )  # fmt: skip
-        if tried.returncode == 0:
-            return [*prefix, "-m", "selfheald"], environment
-    pytest.skip("nobody else may run this Python, or read this folder")
 
 
 @pytest.fixture

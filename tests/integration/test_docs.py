@@ -17,13 +17,13 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 import typer.main
+from fixtures.documents import BLOCK, Block, assert_printed, blocks
 from typer.testing import CliRunner
 
 from selfheald.cli import app
@@ -31,7 +31,6 @@ from selfheald.client import is_ready
 from selfheald.config_model import keys, sections
 from selfheald.diagnosis.findings import CHECKS
 from selfheald.errors import HINTS, RETRYABLE
-from selfheald.initialization_state import STEPS
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
@@ -44,32 +43,7 @@ UNITS = sorted([*ROOT.glob("systemd/*/*"), *ROOT.glob("launchd/*")])
 #: Seconds in which a block must have ended, and what it started must be ready.
 DEADLINE = 90.0
 
-_BLOCK = re.compile(
-    r"(?:^<!--\s*(?P<note>.*?)\s*-->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
-)
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\((?P<target>[^)\s]+)\)|!\[[^\]]*\]\((?P<image>[^)\s]+)\)")
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block, with the comment that stands before it and the number of its first line."""
-
-    language: str
-    text: str
-    note: str
-    line: int
-
-    @property
-    def is_run(self) -> bool:
-        return self.language in ("sh", "python") and not self.note.startswith("not run")
-
-
-def blocks(document: Path) -> list[Block]:
-    text = document.read_text(encoding="utf-8")
-    return [
-        Block(found["language"], found["text"], found["note"] or "", text[: found.start("text")].count("\n") + 1)
-        for found in _BLOCK.finditer(text)
-    ]
 
 
 def named(path: Path) -> str:
@@ -212,27 +186,6 @@ def run_all(document: Path, here: Place) -> None:
             printed = None
 
 
-def assert_printed(expected: str, printed: str, home: Path) -> None:
-    """Each line of a document's output was printed, in that order."""
-    lines = [_plain(line.replace(str(home), "~")) for line in printed.splitlines()]
-    position = 0
-    for line in expected.splitlines():
-        if line.strip() in ("…", "") or line.startswith(PROGRESS):
-            continue
-        pattern = re.compile(".*".join(re.escape(part) for part in _plain(line).split("…")))
-        found = next((place for place in range(position, len(lines)) if pattern.fullmatch(lines[place])), None)
-        assert found is not None, f"not printed: {line}\n{printed}"
-        position = found + 1
-
-
-#: Lines that tell how far it is: which of them somebody sees is a matter of moments.
-PROGRESS = (*(f"{name}…" for name in STEPS.values()), "Initializing ", "queued")
-
-
-def _plain(line: str) -> str:
-    return re.sub(r"\d+", "#", " ".join(line.split()))
-
-
 def test_every_block_that_is_not_run_says_why() -> None:
     notes = [block.note for document in DOCUMENTS for block in blocks(document) if block.language in ("sh", "python")]
     known = re.compile(r"|in the background|exit code \d+|not run( here)?: .+")
@@ -330,7 +283,7 @@ def code_of(document: Path) -> str:
     """The code of a document: spans and blocks, but not what a program printed."""
     text = document.read_text(encoding="utf-8")
     fenced = [block.text for block in blocks(document) if block.language in ("sh", "toml")]
-    spans = re.findall(r"`([^`\n]+)`", _BLOCK.sub("", text))
+    spans = re.findall(r"`([^`\n]+)`", BLOCK.sub("", text))
     return "\n".join([*fenced, *spans])
 
 
@@ -460,7 +413,7 @@ def _modules_of(package: str, names: str, modules: dict[str, Any]) -> set[str]:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=named)
 def test_links_lead_somewhere(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
-    for found in _LINK.finditer(_BLOCK.sub("", text)):
+    for found in _LINK.finditer(BLOCK.sub("", text)):
         target = found["target"] or found["image"]
         if re.match(r"https?:", target):
             continue
@@ -472,7 +425,7 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 
 def _anchors(document: Path) -> set[str]:
-    headings = re.findall(r"^#+ (.+)$", _BLOCK.sub("", document.read_text(encoding="utf-8")), re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", BLOCK.sub("", document.read_text(encoding="utf-8")), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
