@@ -11,6 +11,7 @@ import typer
 from selfheald.cli.output import DatabaseArgument, JsonOption, print_json, told_as_json
 from selfheald.errors import in_one_line
 from selfheald.initialization_state import seconds_of
+from selfheald.printable import one_line
 from selfheald.terminal import colour_allowed
 from selfheald.timeline import bars
 from selfheald.workspace import Database, resolve_database
@@ -47,8 +48,6 @@ def command(
 def _print(database: Database, attempts: Sequence[Mapping[str, Any]], number: int) -> None:
     from rich.console import Console
     from rich.text import Text
-
-    from selfheald.log import one_line
 
     console = Console(no_color=not colour_allowed(), highlight=False)
     if not attempts:

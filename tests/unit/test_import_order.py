@@ -43,7 +43,7 @@ FLOORS = [
         initialization guarded_reader
         inspection
         attempt planner quarantine reproduction warm_host
-        variables reloading forking
+        variables reloading forking overview
         watch dbt_host staging presence log decision table_checker outlook
         marker check_child
         table_copier
@@ -58,10 +58,10 @@ FLOORS = [
         config_text config_layers jinja_code
         config_model
         config_file config_values config_places
-        locks column_types
+        locks column_types explanation
         client threads spare notify standing terminal timeline journal log_reading names
         initialization_state
-        errors
+        errors printable
     """.strip().splitlines()
 ]
 FLOOR_OF = {module: number for number, line in enumerate(FLOORS) for module in line}
