@@ -28,7 +28,8 @@ class View:
     ``daemon`` is the record of the daemon that watches it, ``None`` if none does; ``root`` what one would watch.
     ``start`` is the command that starts a service that is installed for it. ``holder`` has it open now, as far as that
     was asked; ``lacks`` is what its file system lacks for anybody to make tables there, and the cure. ``others`` tells
-    of the initializations that are under way elsewhere, ``queued`` how many databases wait for their turn.
+    of the initializations that are under way elsewhere, ``queued`` how many databases wait for their turn;
+    ``attempts`` is how often one is tried in all (0: unknown).
     """
 
     database: str
@@ -44,6 +45,7 @@ class View:
     lacks: str | None = None
     others: tuple[str, ...] = ()
     queued: int = 0
+    attempts: int = 0
 
     @property
     def state(self) -> str:
@@ -60,12 +62,6 @@ class View:
     def is_tried_again(self) -> bool:
         """True if a next attempt is planned, and somebody there to make it."""
         return bool((self.status or {}).get("next_attempt_at")) and self.daemon is not None
-
-    @property
-    def attempts(self) -> int:
-        """How often the daemon tries in all; 0: unknown."""
-        attempts = (self.daemon or {}).get("attempts")
-        return attempts if isinstance(attempts, int) else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +101,9 @@ def in_a_line(view: View, now: float | None = None) -> str:
     if view.standing is Standing.READY:
         return ""
     told = explain(view, now)
-    waits = view.standing is Standing.BUILDING or (view.standing is Standing.WAITING and view.daemon is not None)
-    return told.why if waits or not told.advice else f"{told.why} → {told.advice}"
+    # Who waits has nothing to do; and that there is no daemon is told once, with what to do, above the table.
+    is_plain = view.standing is Standing.BUILDING or view.standing is Standing.WAITING or view.is_tried_again
+    return told.why if is_plain or not told.advice else f"{told.why} → {told.advice}"
 
 
 def describe(status: Mapping[str, Any], *, attempts: int = 0, now: float | None = None) -> str | None:
@@ -197,10 +194,12 @@ def _of_failed(view: View, now: float | None) -> Explanation:
 
 
 def _of_unwatched(view: View) -> Explanation:
-    held = f", and {describe_holder(view.holder)}" if view.holder else ""
+    more = f", and {describe_holder(view.holder)}" if view.holder else ""
+    if not more:
+        more = ", and it has changed since it was last checked" if view.marker == "stale" else ""
     return Explanation(
         False,
-        f"no daemon watches it{held}",
+        f"no daemon watches it{more}",
         "nothing is done until a daemon runs",
         ("Close it there, then start" if view.holder else "Start") + " one, or make it ready here.",
         _ways_out(view),

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from selfheald.client import daemon_root
+from selfheald.client import daemon_root, lacks, read_record
 from selfheald.config import Config
 from selfheald.explanation import View, describe
-from selfheald.locks import held
+from selfheald.locks import held, holder
 from selfheald.marker import has_request, marker_state, read_status
-from selfheald.presence import LOCK, daemon_record
+from selfheald.presence import LOCK, RECORD, daemon_record
 from selfheald.scan import scan
 from selfheald.standing import Standing, standing_of
 from selfheald.workspace import PRIVATE_FOLDER, Database, is_reachable, is_under, merge_roots, resolve_database
@@ -109,10 +109,52 @@ class Overview:
         )
 
 
+def look_closer(overview: Overview, entry: Entry, start: str | None = None) -> View:
+    """A view of one database with what takes asking: who has it open, what its disk lacks, who is before it in the
+    queue. ``start`` is the command that starts an installed service.
+
+    WARNING: not for a process that has the database open in DuckDB: see :func:`selfheald.locks.holder`.
+    """
+    view, database = overview.view(entry), entry.database
+    if entry.standing is Standing.READY:
+        return replace(view, holder=_holder(database))
+    if entry.standing is Standing.BUILDING:
+        return view  # who has it open for a moment is at work on it
+    root = Path(view.root)
+    attempts = (read_record(root / PRIVATE_FOLDER / RECORD) or {}).get("attempts")
+    view = replace(
+        view,
+        start=start,
+        holder=_holder(database),
+        lacks=lacks(database.folder),
+        attempts=attempts if isinstance(attempts, int) and view.daemon is not None else 0,
+    )
+    if view.daemon is None or (entry.status or {}).get("reason") != "queued":
+        return view
+    others = [read_entry(each) for each in Places((), (root,), (), database.path.name, _excluded(root)).databases()]
+    queued = sum((each.status or {}).get("reason") == "queued" and not each.is_ready for each in others)
+    return replace(view, others=tuple(at_work(others)), queued=queued)
+
+
+def _holder(database: Database) -> Mapping[str, Any] | None:
+    found = holder(database.path)
+    return None if found is None else found.as_dict()
+
+
+def _excluded(root: Path) -> frozenset[str]:
+    """The names of folders that the daemon of this root passes over."""
+    told = (read_record(root / PRIVATE_FOLDER / RECORD) or {}).get("exclude")
+    return frozenset(map(str, told)) if isinstance(told, list) else frozenset()
+
+
 def survey(paths: Sequence[str], config: Config) -> Overview:
     """Where the databases stand that are meant by paths of roots, folders and databases; by none, those of the
     configuration, or of the working folder. Raises as :func:`resolve_database` does."""
-    places = find_places(paths, config)
+    return look(find_places(paths, config))
+
+
+def look(places: Places) -> Overview:
+    """Where the databases stand now."""
     return Overview(places.daemons(), [read_entry(database) for database in places.databases()])
 
 
@@ -147,9 +189,9 @@ def summary(counts: Mapping[Standing, int]) -> dict[str, int]:
     return {word.value: counts.get(word, 0) for word in _WORDS}
 
 
-def at_work(overview: Overview) -> list[str]:
-    """What is being built, each with how far it is."""
-    building = [entry for entry in overview.entries if entry.standing is Standing.BUILDING]
+def at_work(entries: Iterable[Entry]) -> list[str]:
+    """What of these is being built, each with how far it is."""
+    building = [entry for entry in entries if entry.standing is Standing.BUILDING]
     return [f"{entry.database} ({describe(entry.status or {}) or 'Checking tables…'})" for entry in building]
 
 

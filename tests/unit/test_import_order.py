@@ -21,7 +21,8 @@ FLOORS = [
         cli.run cli.wait cli.check cli.status cli.config_commands cli.demo cli.repair cli.logs cli.doctor cli.service
         cli.history
         cli.ensure
-        cli.progress
+        cli.status_of_one
+        cli.progress cli.standings
         cli.output
         daemon
         diagnosis.examination
@@ -58,8 +59,9 @@ FLOORS = [
         config_text config_layers jinja_code
         config_model
         config_file config_values config_places
-        locks column_types explanation
-        client threads spare notify standing terminal timeline journal log_reading names
+        locks column_types explanation node_times
+        log_reading
+        client threads spare notify standing terminal timeline journal names
         initialization_state
         errors printable
     """.strip().splitlines()
