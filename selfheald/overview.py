@@ -39,6 +39,11 @@ class Entry:
         return self.marker == "valid"
 
     @property
+    def is_there(self) -> bool:
+        """False where neither the database nor any word about it is there (any more)."""
+        return self.exists or self.requested or self.status is not None or self.marker != "absent"
+
+    @property
     def standing(self) -> Standing:
         return standing_of(self.is_ready, self.status)
 

@@ -17,7 +17,7 @@ from selfheald.printable import one_line, shell_word
 from selfheald.standing import Standing
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import OverflowMethod, RenderableType
 
     from selfheald.overview import Entry, Overview
 
@@ -53,27 +53,39 @@ def common_folder(entries: Sequence[Entry]) -> str:
     return os.path.commonpath([entry.database.workspace for entry in entries]) if entries else "/"
 
 
-def table(overview: Overview, entries: Sequence[Entry], width: int, base: str) -> RenderableType:
-    """Some of the databases, workspaces named as seen from ``base``, for a terminal of so many characters."""
+def table(
+    overview: Overview, entries: Sequence[Entry], width: int, base: str, *, folded: bool = True
+) -> RenderableType:
+    """Some of the databases, workspaces named as seen from ``base``, for a terminal of so many characters.
+
+    With ``folded`` false each is one line, or two on a narrow terminal, cut where it has no more room.
+    """
+    from rich.cells import cell_len
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
+    overflow: OverflowMethod = "fold" if folded else "ellipsis"
     if width < NARROW:
-        lines = Text(overflow="fold")
+        lines = []
         for entry in entries:
-            lines.append(f"{entry.standing.value} ", COLOURS[entry.standing])
-            lines.append(f"{_named(entry, base)}\n", "bold")
-            why = _why(overview, entry)
-            if why:
-                lines.append(f"{why}\n")
-        lines.rstrip()
-        return lines
-    grid = Table(box=None, pad_edge=False, header_style="bold")
-    for column, folded in (("workspace", True), ("state", False), ("since", False), ("why and what now", True)):
-        grid.add_column(column, overflow="fold", no_wrap=not folded)
-    for entry in entries:
+            head = Text.assemble((f"{entry.standing.value} ", COLOURS[entry.standing]), (_named(entry, base), "bold"))
+            lines += [head, Text(_why(overview, entry))] if not folded or _why(overview, entry) else [head]
+        for line in lines:
+            line.overflow, line.no_wrap = overflow, not folded
+        return Group(*lines)
+    names = [_named(entry, base) for entry in entries]
+    grid = Table(box=None, pad_edge=False, header_style="bold", expand=True)
+    # Measured here: where a line is too long, rich takes the room from all columns alike.
+    grid.add_column("workspace", width=min(max(map(cell_len, ("workspace", *names))), width // 3))
+    grid.add_column("state", width=max(len(standing.value) for standing in Standing))
+    grid.add_column("since", width=len("12-31 23:59"))
+    grid.add_column("why and what now", ratio=1)
+    for column in grid.columns:
+        column.overflow, column.no_wrap = overflow, not folded
+    for entry, name in zip(entries, names, strict=True):
         state = Text(entry.standing.value, COLOURS[entry.standing])
-        grid.add_row(Text(_named(entry, base)), state, _since(entry), Text(_why(overview, entry)))
+        grid.add_row(Text(name), state, _since(entry), Text(_why(overview, entry)))
     return grid
 
 

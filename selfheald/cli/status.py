@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from selfheald.config import Config
     from selfheald.overview import Entry, Overview, Places
 
+#: On a terminal, where there are more databases, those that are ready are left out.
+_ALL_SHOWN = 200
+
 
 def command(
     paths: Annotated[
@@ -27,6 +30,9 @@ def command(
         ),
     ] = None,
     json: JsonOption = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Go on showing it until Ctrl-C; with --json a line for each change.")
+    ] = False,
     fail: Annotated[bool, typer.Option("--fail", help="Exit with 1 if any has failed.")] = False,
     config: ConfigOption = None,
 ) -> None:
@@ -39,6 +45,8 @@ def command(
     from selfheald.overview import find_places, look, summary
     from selfheald.standing import Standing
 
+    if watch and fail:
+        raise typer.BadParameter("--watch has no end that could tell of a failure: leave out one of them.")
     try:
         effective = configuration(config)
         places = find_places([str(path) for path in paths or ()], effective)
@@ -46,6 +54,10 @@ def command(
         if json:
             print_json({"format": 1, "daemons": [], "summary": summary({}), "databases": [], "error": error.as_dict()})
         raise
+    if watch:
+        from selfheald.cli import status_watch
+
+        raise typer.Exit(status_watch.watch(places, as_json=json))
     overview = look(places)
     if json:
         print_json(overview.as_dict())
@@ -75,7 +87,12 @@ def _print(overview: Overview, places: Places, config: Config) -> None:
         console.print("No databases here.")
         return
     if console.is_terminal:
-        console.print(table(overview, overview.entries, console.width, common_folder(overview.entries)))
+        many = len(overview.entries) > _ALL_SHOWN
+        shown = [entry for entry in overview.entries if not (many and entry.is_ready)]
+        if shown:
+            console.print(table(overview, shown, console.width, common_folder(shown)))
+        if len(shown) < len(overview.entries):
+            console.print("What is ready is not shown: it is many. All: --json, or into a file.", style="dim")
     else:
         for entry in overview.entries:
             # Not by rich, which makes spaces of tabs.

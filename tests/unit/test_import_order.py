@@ -21,7 +21,7 @@ FLOORS = [
         cli.run cli.wait cli.check cli.status cli.config_commands cli.demo cli.repair cli.logs cli.doctor cli.service
         cli.history
         cli.ensure
-        cli.status_of_one
+        cli.status_of_one cli.status_watch
         cli.progress cli.standings
         cli.output
         daemon
@@ -44,6 +44,7 @@ FLOORS = [
         initialization guarded_reader
         inspection
         attempt planner quarantine reproduction warm_host
+        observer
         variables reloading forking overview
         watch dbt_host staging presence log decision table_checker outlook
         marker check_child
