@@ -11,6 +11,7 @@ from selfheald.errors import InitializationError
 from selfheald.initialization_state import STEPS, InitializationResult, InitializationState, iso_time
 from selfheald.log import event_log
 from selfheald.marker import Status, append_history, new_attempt_id
+from selfheald.node_times import NodeTimes
 from selfheald.workspace import Database
 
 #: Seconds until the next attempt after an error, or ``None`` if there is to be none.
@@ -35,6 +36,7 @@ class Attempt:
     began: float = field(default_factory=time.monotonic)
     missing: list[str] = field(default_factory=list)
     created: list[str] = field(default_factory=list)
+    nodes: NodeTimes = field(default_factory=NodeTimes)
 
     def start(self, missing: list[str], nodes: int, eta_seconds: float) -> None:
         """Tell that ``nodes`` dbt nodes are to be run for the missing tables."""
@@ -68,6 +70,7 @@ class Attempt:
             else:
                 self.end(event["name"])
         elif event["event"] == "node":
+            self.nodes.take(event, self.status.running(), time.time())
             progress = dict(self.status.record["progress"])
             progress["node"] = event["name"]
             progress["done"] += event["state"] == "finished"
@@ -212,8 +215,9 @@ class Attempt:
 
     def _record(self, result: InitializationResult) -> None:
         """The history is a memory: a database is no less ready where there is no room for it."""
+        entry = {**result.as_dict(), "trigger": self.trigger, "nodes": self.nodes.as_dict()}
         try:
-            append_history(self.database, {**result.as_dict(), "trigger": self.trigger}, self.history_keep)
+            append_history(self.database, entry, self.history_keep)
         except InitializationError as unwritten:
             self.log("history_not_written", unwritten.message, level="WARNING", error_code=unwritten.code)
         except OSError as unwritten:

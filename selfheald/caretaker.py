@@ -18,6 +18,7 @@ from selfheald import decision
 from selfheald.agenda import Agenda
 from selfheald.backlog import Backlog
 from selfheald.case import BUSY_SECONDS, Case, identity_key, refusal
+from selfheald.catalog import CheckResult
 from selfheald.client import file_identity, valid_marker
 from selfheald.config import Config
 from selfheald.crash_guard import CrashGuard
@@ -378,8 +379,10 @@ class Caretaker:
         if not check.complete and not is_shortage(check.error) and remove_marker(database):
             event_log("marker_removed", "no longer ready", database=str(database))
         wanted = decision.decide(check, requested=case.requested, heal=self.config.watch.heal)
-        if wanted is Decision.LOOK_AGAIN or wanted is Decision.WAIT:
+        if wanted is Decision.LOOK_AGAIN:
             self._busy(case, found.reading.holder)
+        elif wanted is Decision.WAIT:
+            self._busy(case, found.reading.holder, _lacking(check))
         elif wanted is Decision.ADOPT:
             self._adopt(case, found, seen)
         elif wanted is Decision.FORGET:
@@ -397,7 +400,7 @@ class Caretaker:
         else:
             if wanted is Decision.INITIALIZE:
                 if case.is_worth_trying(found):
-                    self._enqueue(case)
+                    self._enqueue(case, _lacking(check))
                 else:
                     case.catch_up()
             else:
@@ -421,7 +424,7 @@ class Caretaker:
         event_log("adopted", "ready: all tables are there", level, database=str(case.database))
         self._now_ready(case, seen)
 
-    def _busy(self, case: Case, holder: Holder | None) -> None:
+    def _busy(self, case: Case, holder: Holder | None, missing: Sequence[str] = ()) -> None:
         """Somebody is at work on it: look again soon; say so once in the log, and in the status if one waits."""
         if not case.busy_logged:
             case.busy_logged = True
@@ -434,6 +437,7 @@ class Caretaker:
                 reason="busy",
                 queue_position=None,
                 holder=None if holder is None else holder.as_dict(),
+                missing_tables_found=list(missing) or case.status.record["missing_tables_found"],
             )
         self._look_again(case, case.busy_pause)
         case.busy_pause = min(case.busy_pause * 2, BUSY_SECONDS[1])
@@ -518,7 +522,7 @@ class Caretaker:
         case.attempt = 0 if case.obstacle is None else self._retry.attempts - 1
         case.status = Status(case.database, answers=answers)
 
-    def _enqueue(self, case: Case) -> None:
+    def _enqueue(self, case: Case, missing: Sequence[str]) -> None:
         self._no_longer_busy(case)
         self._stands(case, Standing.BUILDING if case.initializing else Standing.WAITING)
         if case.initializing:
@@ -534,6 +538,7 @@ class Caretaker:
                 reason="queued",
                 queue_position=position,
                 holder=None,
+                missing_tables_found=list(missing),
             )
         if added:
             event_log("queued", f"queued: {position} before it", "DEBUG", database=str(case.database))
@@ -623,6 +628,11 @@ class Caretaker:
 
     def _wrote(self, _record: dict[str, Any]) -> None:
         self.news.set()
+
+
+def _lacking(check: CheckResult) -> list[str]:
+    """The names of the tables that an initialization has to make."""
+    return [table.qualified for table in check.to_make]
 
 
 def _announce(message: str) -> None:

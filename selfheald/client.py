@@ -15,6 +15,7 @@ import errno
 import fcntl
 import json
 import os
+import shlex
 import stat as stat_module
 import time
 from contextlib import contextmanager
@@ -452,13 +453,13 @@ class _Wait:
 
     def advice(self) -> str:
         """What to do when the time is up."""
-        lacking = _lacks(self.database.parent)
+        lacking = lacks(self.database.parent)
         if lacking:
             return f"{lacking}; the daemon then goes on by itself. Then wait again."
         if self.request_id and os.path.lexists(request_path(self.database)):
             folder = self.database.parent
             return f"The daemon has not taken the request: may it write to {folder}? Its log tells."
-        return "Look why: `selfheald status`. Or wait longer: --timeout."
+        return f"Look why: `selfheald status {shlex.quote(str(self.database))}`. Or wait longer: --timeout."
 
     def withdraw(self) -> None:
         """Leave nothing behind that nobody took."""
@@ -561,7 +562,7 @@ class _Wait:
                 )
 
 
-def _lacks(folder: Path) -> Optional[str]:
+def lacks(folder: Path) -> Optional[str]:
     """What the folder's file system lacks for anybody to make a database ready there, as a next step."""
     try:
         found = os.statvfs(folder)

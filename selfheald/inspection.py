@@ -103,6 +103,7 @@ def put_status_right(status: Status) -> None:
             holder=None,
             error=None,
             next_attempt_at=None,
+            missing_tables_found=[],
             completed_at=iso_time(time.time()),
         )
 

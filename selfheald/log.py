@@ -30,6 +30,7 @@ from loguru import logger
 
 from selfheald.config import Config, LogConfig
 from selfheald.journal import as_journal_line, journal_command, stderr_is_journal
+from selfheald.printable import escaped, one_line
 from selfheald.terminal import colour_allowed
 
 if TYPE_CHECKING:
@@ -53,10 +54,6 @@ KEYS = (
 )
 #: Frames of an exception that a line tells of, the innermost first.
 _FRAMES = 8
-_UNPRINTABLE = re.compile(
-    # Control characters, separators of lines, what turns the direction of writing, halves of surrogate pairs.
-    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
-)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 logger.disable("selfheald")
@@ -122,11 +119,6 @@ def event_log(event: str, message: str, level: str = "INFO", **fields: Any) -> N
     logged, never the values of variables.
     """
     logger.opt(depth=1).bind(event=event, **fields).log(level, message)
-
-
-def one_line(text: str) -> str:
-    """``text`` with everything escaped that would break a line, move a cursor or be no UTF-8."""
-    return _UNPRINTABLE.sub(_escape, text)
 
 
 def short_path(path: str) -> str:
@@ -237,7 +229,7 @@ def _instant(time: datetime) -> str:
 def _plain(value: Any) -> Any:
     """A value in JSON's own types, without halves of surrogate pairs, which strict readers refuse."""
     if isinstance(value, str):
-        return _SURROGATE.sub(_escape, value)
+        return _SURROGATE.sub(escaped, value)
     if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, float):
@@ -249,15 +241,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple, set, frozenset)):
         return [_plain(item) for item in value]
     return _plain(str(value))
-
-
-def _escape(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    if match[0] in "\n\r\t":
-        return {"\n": "\\n", "\r": "\\r", "\t": "\\t"}[match[0]]
-    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is no UTF-8
-        return f"\\x{code - 0xDC00:02x}"
-    return f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}"
 
 
 class _Stderr:

@@ -8,6 +8,7 @@ import json
 import lzma
 import os
 import re
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,8 +16,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
 
+from selfheald.client import OPEN_SAFELY
+
 #: The levels, the least first.
 LEVELS = ("TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL")
+
+#: Of a file that is read from its end, so much (bytes).
+TAIL_BYTES = 256 << 10
 
 _TEXT = re.compile(
     r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}) (" + "|".join(LEVELS) + r") +(?:\[((?:/|…/).*?)\] )?(.*)", re.DOTALL
@@ -139,6 +145,22 @@ def lines_of(path: Path) -> Iterator[str]:
                 yield _text(line)
     except (OSError, EOFError, lzma.LZMAError):
         return
+
+
+def tail_of(path: Path, size: int = TAIL_BYTES) -> list[str]:
+    """The whole lines in the last ``size`` bytes of a regular file; none of what is something else, or a link."""
+    try:
+        handle = os.open(path, os.O_RDONLY | OPEN_SAFELY)
+    except (OSError, ValueError):
+        return []
+    with os.fdopen(handle, "rb") as file:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            return []
+        begin = max(0, found.st_size - size)
+        file.seek(begin)
+        lines = file.read(size).split(b"\n")
+    return [_text(line) for line in (lines[1:] if begin else lines) if line]
 
 
 def _open(path: Path) -> IO[bytes]:

@@ -17,6 +17,18 @@ class Standing(Enum):
     FAILED = "failed"
 
 
+def standing_of(ready: bool, status: Mapping[str, Any] | None) -> Standing:
+    """Where a database stands whose marker is valid (``ready``) or not, as its status record tells."""
+    status = status or {}
+    if ready:
+        return Standing.READY
+    if status.get("state") == "failed":
+        return Standing.FAILED
+    if status.get("state") == "in_progress":
+        return Standing.BUILDING
+    return Standing.BUSY if status.get("reason") == "busy" else Standing.WAITING
+
+
 def in_words(counts: Mapping[Standing, int], progress: Mapping[str, Any] | None = None) -> str:
     """``12 ready, 1 building 3/10, 1 failed``. ``progress`` is that of the status record of what is being built."""
     words = []

@@ -18,8 +18,9 @@ from selfheald.cli.output import (
     print_json,
     told_as_json,
 )
-from selfheald.cli.progress import Progress, describe_holder
+from selfheald.cli.progress import Progress
 from selfheald.errors import InitializationError
+from selfheald.explanation import describe_holder
 from selfheald.workspace import Database, resolve_database
 
 if TYPE_CHECKING:

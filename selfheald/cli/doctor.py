@@ -13,6 +13,7 @@ from selfheald.cli.output import ConfigOption, JsonOption, print_json
 from selfheald.cli.progress import Progress
 from selfheald.diagnosis.findings import GROUPS, Finding, Status, document
 from selfheald.errors import InitializationError
+from selfheald.printable import one_line
 from selfheald.terminal import colour_allowed
 
 #: Each status as a word, which is there without colours too.
@@ -68,8 +69,6 @@ def _print(findings: Sequence[Finding]) -> None:
     from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
-
-    from selfheald.log import one_line
 
     console = Console(no_color=not colour_allowed(), highlight=False)
     total = _sum_of(findings)

@@ -19,7 +19,8 @@ from selfheald.cli.output import (
     print_json,
     told_as_json,
 )
-from selfheald.cli.progress import Progress, describe_holder, describe_ready
+from selfheald.cli.progress import Progress, describe_ready
+from selfheald.explanation import describe_holder
 from selfheald.initialization_state import InitializationResult
 from selfheald.workspace import Database, resolve_database
 

@@ -18,6 +18,7 @@ from selfheald.cli.output import ConfigOption, configuration
 from selfheald.client import real_path
 from selfheald.errors import InitializationError
 from selfheald.log_reading import LEVELS, Entry, Filter, Follower, lines_of, moment, parsed, rotated
+from selfheald.printable import one_line
 from selfheald.terminal import colour_allowed
 from selfheald.workspace import Database
 
@@ -129,7 +130,6 @@ def _elsewhere(config: Config) -> str | None:
     """
     import shlex
 
-    from selfheald.log import one_line
     from selfheald.presence import log_of
 
     for root in config.watch.roots:
@@ -184,8 +184,6 @@ def _added(follower: Follower) -> Iterator[str]:
 
 
 def _show(entries: Iterable[Entry], json: bool) -> None:
-    from selfheald.log import one_line
-
     coloured = not json and colour_allowed()
     for entry in entries:
         if json:

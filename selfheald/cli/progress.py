@@ -1,4 +1,4 @@
-"""What a waiting person reads: status records as sentences, a spinner on a terminal, plain lines elsewhere."""
+"""What a waiting person reads: a spinner on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -10,47 +10,13 @@ from typing import Any, TypeVar
 import anyio
 import typer
 
-from selfheald.errors import in_one_line
-from selfheald.initialization_state import seconds_of
+from selfheald.explanation import describe
 from selfheald.terminal import colour_allowed
 
 Found = TypeVar("Found")
 
 #: Without a terminal a line appears at least this often (seconds).
 REPEAT_SECONDS = 5.0
-
-
-def describe(status: Mapping[str, Any], *, attempts: int = 0, now: float | None = None) -> str | None:
-    """The sentence for a status record; ``None`` if it says nothing that a waiting person must know.
-
-    ``attempts`` is how many there are in all (0: unknown); ``now`` is in seconds since the epoch.
-    """
-    state, reason = status.get("state"), status.get("reason")
-    if state == "in_progress":
-        return _describe_step(status)
-    if state == "not_started" and reason is None and status.get("steps"):
-        return "Checking tables…"
-    if reason == "busy":
-        return f"busy: {describe_holder(status.get('holder'))}"
-    if reason == "queued":
-        position = status.get("queue_position")
-        return "queued" if position is None else f"queued: {position} before you" if position else "queued: next"
-    if state == "failed" and status.get("next_attempt_at"):
-        upcoming = int(status.get("attempt") or 0) + 1
-        total = f" of {attempts}" if attempts else ""
-        seconds = _seconds_until(str(status["next_attempt_at"]), now)
-        error = in_one_line(str((status.get("error") or {}).get("message", "failed")))
-        return f"{error}; attempt {upcoming}{total} in {seconds:.0f} s"
-    return None
-
-
-def describe_holder(holder: Mapping[str, Any] | None) -> str:
-    """Who has a database open, as ``PID 4242 (python sim.py) has it open for writing``."""
-    if not holder:
-        return "another process is writing to it"
-    mode = "writing" if holder.get("mode") == "write" else "reading"
-    who = "another process" if holder.get("pid") is None else f"PID {holder['pid']} ({holder.get('command')})"
-    return f"{who} has it open for {mode}"
 
 
 def describe_ready(status: Mapping[str, Any] | None, seconds: float, *, made: bool) -> str:
@@ -70,22 +36,6 @@ def describe_size(status: Mapping[str, Any]) -> str:
 
 def _tables(count: int, kind: str = "") -> str:
     return f"{count} {kind}table" + ("" if count == 1 else "s")
-
-
-def _describe_step(status: Mapping[str, Any]) -> str | None:
-    running = next((step for step in status.get("steps") or () if step.get("status") == "running"), None)
-    if running is None or running.get("name") == "check_tables":
-        return None
-    text, progress = f"{running.get('display_name')}…", status.get("progress") or {}
-    if running.get("name") != "build_foundation" or not progress.get("total"):
-        return text
-    return f"{text} {progress.get('done')}/{progress['total']} {progress.get('node') or ''}".rstrip()
-
-
-def _seconds_until(moment: str, now: float | None) -> float:
-    now = time.time() if now is None else now
-    due = seconds_of(moment)
-    return 0.0 if due is None else max(0.0, due - now)
 
 
 class Progress:

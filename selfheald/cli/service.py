@@ -13,6 +13,7 @@ import typer
 from selfheald.cli.output import ConfigOption, JsonOption, print_error, print_json
 from selfheald.cli.progress import Progress
 from selfheald.errors import InitializationError
+from selfheald.printable import one_line
 from selfheald.service.order import DEFAULT_USER, Given
 
 if TYPE_CHECKING:
@@ -129,8 +130,6 @@ def show_command(
 
 
 def _print(standing: Standing) -> None:
-    from selfheald.log import one_line
-
     condition = standing.condition
     if standing.given is None:
         typer.echo(f"Not installed: there is no {standing.manager.file}")

@@ -5,7 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from selfheald.config import Config
+
+
+def start_command(path: Path) -> str | None:
+    """What a person types to start an installed service that watches ``path``; ``None`` if there is none."""
+    import os
+
+    from selfheald.service import installing
+
+    return installing.start_command(path, os.environ)
 
 
 def diagnose(config: Config) -> list[tuple[str, str, str | None]]:

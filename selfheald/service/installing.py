@@ -7,10 +7,12 @@ import secrets
 import shlex
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from selfheald.client import real_path
 from selfheald.config_places import own_python
 from selfheald.errors import InitializationError, from_os_error
 from selfheald.service.account import account_of, require_access
@@ -20,6 +22,7 @@ from selfheald.service.order import Given, Order
 from selfheald.service.planning import planned
 from selfheald.service.rehearsal import rehearse
 from selfheald.service.systemd import Systemd
+from selfheald.workspace import is_under
 
 #: A larger file is no service's (bytes).
 _MAX_BYTES = 1 << 20
@@ -105,6 +108,21 @@ def uninstall(manager: Manager, given: Given) -> bool:
         raise from_os_error(error, manager.file, "remove") from error
     manager.forget()
     return True
+
+
+def start_command(path: Path, environ: Mapping[str, str]) -> str | None:
+    """What starts an installed service that watches ``path``, one's own first; ``None`` if there is none.
+
+    One that was installed without roots watches what its configuration says, which is not asked here.
+    """
+    for system in (False, True):
+        manager = manager_for(system, environ)
+        with suppress(InitializationError):
+            given = manager.given_in(_read(manager.file) or "")
+            roots = () if given is None else given.roots
+            if given is not None and (not roots or any(is_under(path, Path(real_path(root))) for root in roots)):
+                return manager.start_command
+    return None
 
 
 def standing(manager: Manager, environ: Mapping[str, str], wanted: Given | None = None) -> Standing:

@@ -44,6 +44,7 @@ class Launchd:
         self.log_command = f"tail -n 100 {self._log}"
         self._domain = "system" if system else f"gui/{os.getuid()}"
         self._job = f"{self._domain}/{LABEL}"
+        self.start_command = " ".join([*(["sudo"] if system else []), "launchctl", "kickstart", self._job])
 
     def require(self) -> None:
         """Raise if the manager is not there, or is not ours to command."""

@@ -33,6 +33,7 @@ class Manager(Protocol):
     file: Path
     #: The commands for people that show its log, and start it again.
     log_command: str
+    start_command: str
 
     def require(self) -> None:
         """Raise if the manager is not there, or is not ours to command."""

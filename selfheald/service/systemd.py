@@ -40,6 +40,7 @@ class Systemd:
         self._environ = dict(environ)
         self.file = Path("/etc/systemd/system") / NAME if system else _units_of_user(environ) / NAME
         self.log_command = " ".join(["journalctl", *self._scope, "-u", "selfheald"])
+        self.start_command = " ".join([*(["sudo"] if system else []), "systemctl", *self._scope, "start", "selfheald"])
         if not system and (folder := _runtime_folder(environ)) is not None:
             # Somebody who came by `su` or `ssh` may have no such variable, and a manager all the same.
             self._environ["XDG_RUNTIME_DIR"] = str(folder)

@@ -500,7 +500,7 @@ class TestWaiting:
         take_request(database)
         with pytest.raises(InitializationTimeoutError) as caught:
             waiting.result(LIMIT)
-        assert "`selfheald status`" in caught.value.hint
+        assert f"`selfheald status {database}`" in caught.value.hint
 
     @pytest.mark.usefixtures("daemon")
     @pytest.mark.parametrize("timeout", [0, None])

@@ -21,7 +21,8 @@ FLOORS = [
         cli.run cli.wait cli.check cli.status cli.config_commands cli.demo cli.repair cli.logs cli.doctor cli.service
         cli.history
         cli.ensure
-        cli.progress
+        cli.status_of_one cli.status_watch
+        cli.progress cli.standings
         cli.output
         daemon
         diagnosis.examination
@@ -43,7 +44,8 @@ FLOORS = [
         initialization guarded_reader
         inspection
         attempt planner quarantine reproduction warm_host
-        variables reloading forking
+        observer
+        variables reloading forking overview
         watch dbt_host staging presence log decision table_checker outlook
         marker check_child
         table_copier
@@ -58,10 +60,11 @@ FLOORS = [
         config_text config_layers jinja_code
         config_model
         config_file config_values config_places
-        locks column_types
-        client threads spare notify standing terminal timeline journal log_reading names
+        locks column_types explanation node_times
+        log_reading
+        client threads spare notify standing terminal timeline journal names
         initialization_state
-        errors
+        errors printable
     """.strip().splitlines()
 ]
 FLOOR_OF = {module: number for number, line in enumerate(FLOORS) for module in line}

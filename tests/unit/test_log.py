@@ -199,18 +199,6 @@ def test_a_line_is_always_a_line(message: str, database: str, step: str, tmp_pat
                     assert found["message"] == message
 
 
-@given(nasty)
-def test_one_line_is_stable_and_leaves_plain_text_alone(text: str) -> None:
-    line = log.one_line(text)
-    assert log.one_line(line) == line
-    line.encode("utf-8")
-    assert log.one_line("päth/with spaces/数据.duckdb") == "päth/with spaces/数据.duckdb"
-
-
-def test_what_is_escaped_can_be_read() -> None:
-    assert log.one_line("a\nb\tc\x1b[31m\x9b\u202e\udcff\ud800") == r"a\nb\tc\x1b[31m\x9b\u202e\xff\ud800"
-
-
 def test_a_path_that_is_no_utf8_reaches_every_sink(tmp_path: Path) -> None:
     file = tmp_path / "x.log"
     stream = configured(file)

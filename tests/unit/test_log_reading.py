@@ -20,6 +20,7 @@ from selfheald import log
 from selfheald.config import LogConfig
 from selfheald.journal import command_for
 from selfheald.log_reading import LEVELS, Entry, Filter, Follower, lines_of, moment, parsed, rotated
+from selfheald.printable import one_line
 
 PACK: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".xz": lzma.compress, ".bz2": bz2.compress}
 NOW = datetime(2026, 3, 5, 15, 0, tzinfo=UTC)
@@ -46,7 +47,7 @@ def test_what_was_logged_is_read_back(as_json: bool, message: str, level: str) -
     assert entry.time is not None
     assert abs(entry.time - before) < timedelta(seconds=5)
     assert entry.fields["error_code"] == "dbt_failed"
-    assert log.one_line(entry.message).strip() == f"{log.one_line(message)} (dbt_failed)".strip()
+    assert one_line(entry.message).strip() == f"{one_line(message)} (dbt_failed)".strip()
     assert set(entry.fields) >= set(log.KEYS)
 
 

@@ -14,9 +14,10 @@ import pytest
 
 from selfheald.cli import progress as progress_module
 from selfheald.cli.output import exit_code, print_error, print_json
-from selfheald.cli.progress import Progress, describe, describe_holder, describe_ready, describe_size
+from selfheald.cli.progress import Progress, describe_ready, describe_size
 from selfheald.cli.wait import split_command
 from selfheald.errors import HINTS, ConcurrentInitializationError, InitializationError, InitializationTimeoutError
+from selfheald.explanation import describe, describe_holder
 from selfheald.marker import Status
 from selfheald.workspace import Database
 
