@@ -38,6 +38,8 @@ def command(
 ) -> None:
     """Show where each database stands and why. Works with the daemon down.
 
+    Exit codes: 0 shown, 1 with --fail if any has failed, 2 wrong usage or configuration.
+
     Example: selfheald status ~/workspaces
     """
     try:
