@@ -13,7 +13,7 @@ VERSIONED := tests/unit tests/integration/test_bundled_project.py tests/integrat
 	tests/integration/test_selection.py tests/integration/test_table_checker.py tests/acceptance/test_ready.py \
 	tests/acceptance/test_staffing_project.py
 
-.PHONY: help demo test test-pinned test-systemd soak pictures lint format types clean
+.PHONY: help demo test test-pinned test-systemd soak pictures reference lint format types clean
 
 help: ## What there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -35,6 +35,10 @@ soak: $(VENV)/.tests $(PINNED)/.installed ## Set up, then try for an hour to bre
 
 pictures: $(VENV)/.installed ## Draw the pictures of the README anew, from what the commands print
 	$(BIN)/python docs/pictures.py
+
+reference: $(VENV)/.installed ## Write the tables of configuration keys and the man page anew, from the program itself
+	$(BIN)/python docs/configuration_tables.py
+	$(BIN)/python docs/man_page.py
 
 lint: $(VENV)/.tests ## Lint and format check
 	$(BIN)/ruff check .

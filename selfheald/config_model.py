@@ -80,7 +80,9 @@ class WatchConfig(BaseModel):
     model_config = _FROZEN
 
     roots: tuple[AbsolutePath, ...] = Field(
-        default=(), description="Folders to watch, recursively. Symlinks are not followed."
+        default=(),
+        description="Folders to watch, recursively. Symlinks are not followed. They must exist when `selfheald run` "
+        "starts.",
     )
     database: Annotated[str, BeforeValidator(values.file_name)] = Field(
         default="simulation.duckdb", description="File name to look for."
@@ -91,8 +93,8 @@ class WatchConfig(BaseModel):
     )
     heal: Literal["found", "requested", "never"] = Field(
         default="found",
-        description="Which databases are made ready: found (all), requested (those that a simulator asks "
-        "for), never (observe only).",
+        description="Which databases are made ready: `found` (all), `requested` (those that a simulator asks "
+        "for), `never` (observe only).",
     )
     settle: Seconds = Field(default=0.2, ge=0.01, le=3600, description="Seconds of quiet before a check.")
     min_interval: Seconds = Field(
@@ -109,7 +111,7 @@ class WatchConfig(BaseModel):
     )
     mode: Literal["auto", "native", "polling"] = Field(
         default="auto",
-        description="How changes are seen: native, polling, or auto (polling on network file systems and "
+        description="How changes are seen: `native`, `polling`, or `auto` (polling on network file systems and "
         "when limits are hit).",
     )
 
@@ -121,37 +123,44 @@ class DbtConfig(BaseModel):
 
     project_dir: Annotated[TemplatedPath, BeforeValidator(values.blank_is(bundled_project_dir))] = Field(
         default_factory=bundled_project_dir,
-        description="The dbt project's folder. It may start with {workspace} if dbt.trust_workspace_projects is set.",
+        description="The dbt project's folder. It may start with `{workspace}` if `dbt.trust_workspace_projects` is "
+        "set.",
         json_schema_extra=_words("the bundled project"),
     )
     trust_workspace_projects: bool = Field(
         default=False,
-        description="Allow {workspace} in dbt.project_dir: run code that was found in a workspace.",
+        description="Allow `{workspace}` in `dbt.project_dir`, in `dbt.profiles_dir` and as the program of "
+        "`dbt.vars_command`: code that was found in a workspace is then run.",
     )
     profiles_dir: Annotated[TemplatedPath | None, Blank] = Field(
         default=None,
-        description="Folder of profiles.yml. The profile must read its path from env_var('DATABASE_PATH').",
+        description="Folder of `profiles.yml`. The profile must read its path from `env_var('DATABASE_PATH')`.",
         json_schema_extra=_words("the project's own, else generated"),
     )
     target: Annotated[str | None, Blank] = Field(
-        default=None, description="The profile's target.", json_schema_extra=_words("the profile's own")
+        default=None,
+        description="The profile's target. `DBT_TARGET` and `DBT_PROFILE` in the environment have no effect.",
+        json_schema_extra=_words("the profile's own"),
     )
     python: Annotated[Path, BeforeValidator(values.program), BeforeValidator(values.blank_is(own_python))] = Field(
         default_factory=own_python,
-        description="The interpreter whose dbt and DuckDB write the database: the simulator's own.",
+        description="The interpreter whose dbt and DuckDB write the database: the simulator's own. A whole path, "
+        "not a bare name.",
         json_schema_extra=_words("the daemon's own interpreter"),
     )
     vars: Annotated[dict[str, Any], BeforeValidator(values.dbt_variables)] = Field(
-        default_factory=dict, description="dbt variables. Values may hold {workspace} and {database}."
+        default_factory=dict,
+        description="dbt variables. Values may hold `{workspace}` and `{database}`. TOML's dates become text.",
     )
     vars_command: Command = Field(
         default=(),
-        description="A command (program and arguments) that prints dbt variables as a JSON object. It may "
-        "hold {workspace} and {database}.",
+        description="A command that prints dbt variables as a JSON object: a list, or text that is split as a shell "
+        "would. No shell runs it. It may hold `{workspace}` and `{database}`.",
     )
     env: Annotated[dict[str, str], BeforeValidator(values.environment)] = Field(
         default_factory=dict,
-        description="Extra environment for dbt. Values may hold {workspace} and {database}.",
+        description="Extra environment for dbt, text only. Values may hold `{workspace}` and `{database}`. "
+        "`DATABASE_PATH` is selfheald's own.",
     )
     pre_sql: Annotated[str | None, Blank] = Field(default=None, description="SQL that is run on staging before dbt.")
     threads: Count = Field(default=1, ge=1, le=64, description="dbt threads. One is the most stable.")
@@ -163,18 +172,20 @@ class DbtConfig(BaseModel):
     )
     storage_version: Annotated[str, BeforeValidator(values.storage_version)] = Field(
         default="v1.0.0",
-        description="DuckDB storage format of the databases that selfheald makes, or latest.",
+        description="DuckDB storage format of the databases that selfheald makes, or `latest`.",
     )
     on_schema_mismatch: Literal["report", "rebuild-seeds"] = Field(
         default="report",
-        description="What happens to a seed table whose columns are not those of its file: report, or rebuild-seeds "
-        "(it is loaded anew; the old one is kept under another name).",
+        description="What happens to a seed table whose columns are not those of its file: `report`, or "
+        "`rebuild-seeds` (it is loaded anew; the old one is kept under another name).",
     )
     keep_warm: Seconds = Field(
         default=300.0,
         ge=0,
         le=86_400,
-        description="Seconds for which the daemon keeps an idle dbt host. 0: each job has an interpreter of its own.",
+        description="Seconds for which the daemon keeps an idle dbt host: a process that has imported dbt, and forks "
+        "for each job. 0: each job has an interpreter of its own, as it has where forking is not safe (macOS, or a "
+        "host with several threads).",
     )
 
     @model_validator(mode="after")
@@ -198,10 +209,10 @@ class RequiredTableConfig(BaseModel):
     model_config = _FROZEN
 
     name: Text = Field(description="The table's name.")
-    tier: Literal["seed", "foundation"] = Field(description="seed (loaded first) or foundation (built after).")
+    tier: Literal["seed", "foundation"] = Field(description="`seed` (loaded first) or `foundation` (built after).")
     select: Annotated[str | None, Blank] = Field(
         default=None,
-        description="dbt selection of the node that makes it.",
+        description="dbt selection of the node that makes it; it must match exactly one table.",
         json_schema_extra=_words("the name"),
     )
 
@@ -218,7 +229,9 @@ class RequiredConfig(BaseModel):
     )
     tables: tuple[RequiredTableConfig, ...] = Field(
         default=(),
-        description="Or an explicit list of {name, tier, select}, instead of required.select.",
+        description="Or an explicit list of `{name, tier, select}`, instead of `required.select`: the table's name, "
+        "`seed` or `foundation`, and a dbt selection of the node that makes it that must match exactly one table (left "
+        "out: the one with that name, or with that `schema.name`).",
     )
 
     @model_validator(mode="after")
@@ -239,11 +252,11 @@ class TemplatesConfig(BaseModel):
 
     mode: Literal["auto", "on", "off"] = Field(
         default="auto",
-        description="Whether finished databases are kept for reuse: auto (where it is safe), on, off.",
+        description="Whether finished databases are kept for reuse: `auto` (where it is safe), `on`, `off`.",
     )
     inputs: tuple[Annotated[str, BeforeValidator(values.templated_text_path)], ...] = Field(
         default=(),
-        description="Files (or globs) besides the project that decide the result. They may start with {workspace}.",
+        description="Files (or globs) besides the project that decide the result. They may start with `{workspace}`.",
     )
     dir: Annotated[AbsolutePath, BeforeValidator(values.blank_is(default_templates_dir))] = Field(
         default_factory=default_templates_dir,
@@ -272,7 +285,12 @@ class RetryConfig(BaseModel):
 
     attempts: Count = Field(default=5, ge=1, le=1000, description="Attempts in all, the first included.")
     base: Seconds = Field(default=2.0, gt=0, le=3600, description="Seconds before the second attempt; then doubled.")
-    max: Seconds = Field(default=300.0, gt=0, le=86_400, description="Longest pause between two attempts in seconds.")
+    max: Seconds = Field(
+        default=300.0,
+        gt=0,
+        le=86_400,
+        description="Longest pause between two attempts in seconds, at least `retry.base`.",
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -312,16 +330,17 @@ class LogConfig(BaseModel):
     )
     file: Annotated[AbsolutePath | None, Blank] = Field(
         default_factory=default_log_file,
-        description='The log file. "" or none: stderr alone.',
+        description='The log file. `""` or `none`: stderr alone.',
         json_schema_extra=_words("selfheald.log in the platform's log folder"),
     )
     as_json: bool = Field(default=False, alias="json", description="One JSON object a line, in the file and on stderr.")
     rotation: Annotated[int | str | None, BeforeValidator(values.rotation)] = Field(
         default=10_000_000,
-        description='When a new file is begun: a size, a time ("00:00"), a period ("1 day"), "" never.',
+        description='When a new file is begun: a size, a time of day (`"00:00"`), a period (`"1 day"`), or `""` for '
+        "never.",
     )
     retention: Annotated[int | str | None, BeforeValidator(values.retention)] = Field(
-        default=10, description='How many rotated files are kept, or for how long ("30 days"), or "" for all.'
+        default=10, description='How many rotated files are kept, or for how long (`"30 days"`), or `""` for all.'
     )
 
 

@@ -32,7 +32,6 @@ _LAST_SECONDS = 2.0
 
 app = typer.Typer(
     name="selfheald",
-    help="Makes DuckDB workforce-simulation databases ready by themselves.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -88,6 +87,8 @@ def root(
     ] = False,
 ) -> None:
     """Makes DuckDB workforce-simulation databases ready by themselves.
+
+    Exit codes: 0 yes, 1 failed or not ready, 2 wrong usage or configuration, 3 timed out, 4 no daemon watches the path.
 
     Example: selfheald run ~/workspaces
     """

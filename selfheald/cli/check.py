@@ -47,7 +47,7 @@ _BLANK: dict[str, Any] = {
 def command(db: DatabaseArgument = None, json: JsonOption = False, config: ConfigOption = None) -> None:
     """Look whether a database holds all tables that simulations need. Takes no lock, changes nothing.
 
-    Exit codes: 0 all there, 1 not.
+    Exit codes: 0 all there, 1 not, 2 wrong usage or configuration.
 
     Example: selfheald check workspace --json
     """

@@ -25,7 +25,8 @@ _ANY_DATABASE = Path("/workspace/simulation.duckdb")
 
 app = typer.Typer(
     name="config",
-    help="Show, check, describe or begin the configuration.",
+    help="Show, check, describe or begin the configuration.\n\nExit codes: 0 done, 2 wrong usage or configuration.",
+    epilog="Example: selfheald config init",
     no_args_is_help=True,
 )
 
@@ -35,7 +36,10 @@ def show_command(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the effective configuration: file, environment and defaults together, secrets hidden."""
+    """Print the effective configuration: file, environment and defaults together, secrets hidden.
+
+    Exit codes: 0 shown, 2 wrong usage or configuration.
+    """
     from selfheald.config import config_sources, show, show_toml
 
     loaded = configuration(config)
@@ -57,10 +61,12 @@ def show_command(
 
 @app.command("validate", epilog="Example: selfheald config validate --config /etc/selfheald/selfheald.toml")
 def validate_command(config: ConfigOption = None) -> None:
-    """Check the configuration: OK and the file that was used, or every error with its line (exit 2).
+    """Check the configuration: OK and the file that was used, or every error with its line.
 
     What required.select means is asked of the dbt project, which is read for that if it has changed. What is wrong
     with the project, or hardly meant, is a note: the configuration is right all the same.
+
+    Exit codes: 0 right, 2 wrong usage or configuration.
     """
     from selfheald.config import load_config, warnings
 
@@ -100,7 +106,10 @@ async def _plan(config: Config) -> Plan:
 
 @app.command("schema", epilog="Example: selfheald config schema > selfheald.schema.json")
 def schema_command() -> None:
-    """Print the JSON schema of selfheald.toml, for editors and other tools."""
+    """Print the JSON schema of selfheald.toml, for editors and other tools.
+
+    Exit codes: 0 printed, 2 wrong usage.
+    """
     from selfheald.config import Config
 
     print_json(Config.model_json_schema())
@@ -118,7 +127,10 @@ def init_command(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
-    """Write a configuration file with every key, its meaning and its default, all commented out."""
+    """Write a configuration file with every key, its meaning and its default, all commented out.
+
+    Exit codes: 0 written, 2 not: wrong usage, the file exists, or cannot be written.
+    """
     from selfheald.config import template
     from selfheald.config_file import FILE_NAME
 

@@ -31,6 +31,8 @@ def command(
 ) -> None:
     """Play the whole story in a temporary folder; nothing outside it is touched.
 
+    Exit codes: 0 it went as it should, 1 it did not, 2 wrong usage.
+
     Example: selfheald demo --employees 10000
     """
     folder = Path(tempfile.mkdtemp(prefix="selfheald-demo-"))

@@ -36,7 +36,7 @@ def command(
 ) -> None:
     """Prove the set-up: configuration, versions, dbt project, roots, limits, daemon. Changes nothing.
 
-    Exit codes: 0 nothing is bad, 1 something is.
+    Exit codes: 0 nothing is bad, 1 something is, 2 wrong usage.
 
     Example: selfheald doctor --json
     """

@@ -67,6 +67,8 @@ def command(
 ) -> None:
     """Make a database ready here and now, without a daemon; beside one, under the same lock.
 
+    Exit codes: 0 ready, 1 failed, 2 wrong usage or configuration.
+
     Example: selfheald ensure workspace
     """
     with told_as_json(json, _BLANK_DRY_RUN if dry_run else _BLANK, db):

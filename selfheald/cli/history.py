@@ -37,6 +37,8 @@ def command(
 
     The last history.keep of them are kept, with dbt's log of each. Works with the daemon down.
 
+    Exit codes: 0 shown, 2 wrong usage.
+
     Example: selfheald history workspace -n 1
     """
     from selfheald.marker import read_history

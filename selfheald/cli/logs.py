@@ -50,7 +50,13 @@ def command(
         typer.Option("--database", metavar="DB", help="Only of this database, or of all below this folder."),
     ] = None,
     level: Annotated[
-        str, typer.Option("--level", metavar="LEVEL", help="Only this level and above: DEBUG, INFO, WARNING, ERROR.")
+        str,
+        typer.Option(
+            "--level",
+            metavar="LEVEL",
+            help="Only this level and above: DEBUG, INFO, WARNING, ERROR.",
+            autocompletion=lambda: list(LEVELS),
+        ),
     ] = LEVELS[0],
     since: Annotated[
         str | None, typer.Option("--since", metavar="TIME", help='Only from then on: "10 min ago", 14:30, an ISO time.')
@@ -62,6 +68,8 @@ def command(
     config: ConfigOption = None,
 ) -> None:
     """Show the daemon's log: what was rotated away too, in either form.
+
+    Exit codes: 0 shown, 2 wrong usage, or no log to be read. 130 by Ctrl-C.
 
     Example: selfheald logs -f --level WARNING --since "10 min ago"
     """

@@ -26,6 +26,8 @@ def command(
 
     SIGHUP has the configuration read again.
 
+    Exit codes: 0 stopped by a signal, 1 failed, 2 wrong usage or configuration.
+
     Example: selfheald run ~/workspaces
     """
     # One that comes before anybody listens waits: by itself it would end the process.

@@ -23,7 +23,8 @@ _DONE = {"installed": "Installed", "renewed": "Renewed", "started": "Started, un
 
 app = typer.Typer(
     name="service",
-    help="Have systemd or launchd run selfheald.",
+    help="Have systemd or launchd run selfheald.\n\nExit codes: 0 done, 1 failed, 2 wrong usage or configuration.",
+    epilog="Example: selfheald service install ~/workspaces",
     no_args_is_help=True,
 )
 
@@ -63,6 +64,8 @@ def install_command(
     """Write the service's file for this selfheald, start it, and wait until it is ready.
 
     Without --system it is a service of your own. One that runs and stays as it is is not restarted.
+
+    Exit codes: 0 it runs, 1 failed, 2 wrong usage or configuration.
     """
     from selfheald.config import warnings
     from selfheald.service import installing, planning
@@ -90,7 +93,10 @@ def uninstall_command(
         bool, typer.Option("--dry-run", help="Print which file would be removed, and do nothing.")
     ] = False,
 ) -> None:
-    """Stop the service and remove its file. Workspaces, configuration, state and logs stay as they are."""
+    """Stop the service and remove its file. Workspaces, configuration, state and logs stay as they are.
+
+    Exit codes: 0 it is gone, 1 failed, 2 wrong usage.
+    """
     from selfheald.service import installing
 
     manager = installing.manager_for(system, os.environ)
@@ -114,7 +120,7 @@ def show_command(
 
     It is compared with what was said when it was installed, or with ROOT and --config, where they are given.
 
-    Exit codes: 0 it runs, 1 it does not.
+    Exit codes: 0 it runs, 1 it does not, 2 wrong usage or configuration.
     """
     from selfheald.service import installing
 

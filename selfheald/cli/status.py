@@ -40,6 +40,8 @@ def command(
 
     Of a single database or workspace it tells all that is known, and the next step.
 
+    Exit codes: 0 shown, 1 with --fail if any has failed, 2 wrong usage or configuration.
+
     Example: selfheald status ~/workspaces
     """
     from selfheald.overview import find_places, look, summary

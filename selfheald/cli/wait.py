@@ -52,7 +52,7 @@ def command(
 ) -> None:
     """Wait until a database is ready, showing the daemon's progress.
 
-    Exit codes: 0 ready, 1 failed, 3 timed out, 4 no daemon watches the path.
+    Exit codes: 0 ready, 1 failed, 2 wrong usage or configuration, 3 timed out, 4 no daemon watches the path.
 
     Example: selfheald wait workspace --timeout 120
     """
@@ -76,7 +76,7 @@ def exec_command(
 ) -> None:
     """Wait until a database is ready, set DATABASE_PATH, and become COMMAND.
 
-    Exit code: the command's, or wait's. 127 if there is no such command.
+    Exit codes: the command's, or wait's. 127 if there is no such command.
 
     Example: selfheald exec workspace -- python simulate.py
     """
