@@ -68,7 +68,13 @@ class Bench:
     def run(
         self, command: Sequence[str | Path], *, environment: Mapping[str, str] | None = None, cwd: Path | None = None
     ) -> float:
-        """Run a program to its end, which must be a good one; the seconds that it took.
+        """Run a program to its end, which must be a good one; the seconds that it took."""
+        return self.answer(command, environment=environment, cwd=cwd)[0]
+
+    def answer(
+        self, command: Sequence[str | Path], *, environment: Mapping[str, str] | None = None, cwd: Path | None = None
+    ) -> tuple[float, str]:
+        """As :meth:`run`; the seconds, and all that it wrote.
 
         It gets a process group of its own, which is killed if it is left before its end.
         """
@@ -84,11 +90,11 @@ class Bench:
             except BaseException:
                 _kill(process)
                 raise
+            output.seek(0)
+            told = output.read().decode(errors="replace")
             if code:
-                output.seek(0)
-                told = output.read().decode(errors="replace")[-2000:]
-                raise BenchError(f"{' '.join(map(str, command[:6]))} ended with {code}:\n{told}")
-            return seconds
+                raise BenchError(f"{' '.join(map(str, command[:6]))} ended with {code}:\n{told[-2000:]}")
+            return seconds, told
 
     def selfheald(self, *arguments: str | Path, **settings: object) -> float:
         """Run one of our commands to its good end; the seconds that it took."""
