@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 #: Seconds in which whatever is waited for must have come.
 DEADLINE = 180.0
 #: Seconds between two looks.
-PAUSE = 0.0005
+PAUSE = 0.001
 
 Form = Literal["tiny", "small", "large"]
 Value = TypeVar("Value")

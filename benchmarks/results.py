@@ -142,7 +142,9 @@ class Figure:
             return f"{quantity(self.series.median - self.peer.series.median, self.unit)} more"
         if self.aim is not None and self.aim.kind is Kind.WITHIN:
             return f"{_digits(self.series.median / self.peer.series.median)} times"
-        return "" if self.ratio is None else f"{_digits(self.ratio)} times faster"
+        if self.ratio is None:
+            return ""
+        return f"{_digits(self.ratio)} times faster" if self.ratio >= 1 else f"{_digits(1 / self.ratio)} times slower"
 
 
 @dataclass(frozen=True, slots=True)
