@@ -53,7 +53,7 @@ class Bench:
         """An environment that points nowhere out of ``folder``: ``WATCH__SETTLE=0.05`` sets ``watch.settle``."""
         foreign = ("SELFHEALD_", "XDG_", "DBT_")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-        for name in ("DATABASE_PATH", "NO_COLOR", "TERM"):
+        for name in ("DATABASE_PATH", "NO_COLOR", "TERM", "PYTHONDONTWRITEBYTECODE"):
             inherited.pop(name, None)
         home = self.folder / "home"
         home.mkdir(exist_ok=True)

@@ -12,6 +12,7 @@ import typer
 
 from selfheald.errors import in_one_line
 from selfheald.initialization_state import seconds_of
+from selfheald.quick_wait import ready_sentence
 from selfheald.terminal import colour_allowed
 
 Found = TypeVar("Found")
@@ -57,7 +58,7 @@ def describe_ready(status: Mapping[str, Any] | None, seconds: float, *, made: bo
     """The last sentence."""
     created = len((status or {}).get("tables_created") or ()) if made else 0
     if not created:
-        return f"Ready after {seconds:.1f} s: all tables are there, nothing was changed"
+        return ready_sentence(seconds)
     return f"Ready in {seconds:.1f} s: {_tables(created)} made, existing tables untouched"
 
 
