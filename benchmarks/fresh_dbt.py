@@ -19,7 +19,8 @@ _SETTINGS = {"WATCH__SETTLE": 0.05, "TEMPLATES__MODE": "off"}
 
 
 def _measure(bench: Bench) -> Iterator[Figure]:
-    yield from _figures(bench, bundled(bench), factor=5)
+    if bench.form != "tiny":
+        yield from _figures(bench, bundled(bench), factor=5)
     sizes = bench.scaled(tiny=(8,), small=(30, 100, 300), large=(30, 100, 300, 600))
     for models in sizes:
         factor = {300: 12}.get(models)
@@ -59,7 +60,7 @@ def _in_turns(bench: Bench, project: Project) -> dict[str, Series]:
             ONE: lambda: hand_one.run(project.one),
         }
         # The first time all read the project; from then on each knows it.
-        return in_turns(turns, rounds, warm_up=1)
+        return in_turns(turns, rounds, warm_up=bench.scaled(tiny=0, small=1, large=1))
 
 
 SUBJECT = Subject("fresh_dbt", "A fresh workspace that dbt has to make", _measure)

@@ -23,8 +23,8 @@ NOT_USED = "no template was used: the marker's origin is {}"
 
 
 def _measure(bench: Bench) -> Iterator[Figure]:
-    models = bench.scaled(tiny=8, small=300, large=300)
-    for project in (bundled(bench), generated(bench, models)):
+    small = bench.scaled(tiny=generated(bench, 8), small=None, large=None)
+    for project in [small] if small else [bundled(bench), generated(bench, 300)]:
         yield from _one(bench, project)
     yield from _many(bench)
 
@@ -50,9 +50,9 @@ def _one(bench: Bench, project: Project) -> Iterator[Figure]:
         rounds = bench.scaled(tiny=2, small=25, large=100)
         series = in_turns(turns, rounds, warm_up=1)
         # dbt's commands take a thousand times as long: a few in turns with the same must do.
-        hand.run(project.three)
         slow = bench.scaled(tiny=1, small=3, large=5)
-        beside = in_turns({"template": template, THREE: lambda: hand.run(project.three)}, slow)
+        turns = {"template": template, THREE: lambda: hand.run(project.three)}
+        beside = in_turns(turns, slow, warm_up=bench.scaled(tiny=0, small=1, large=1))
     note = _verdict(used)
     three, copy = Peer(THREE, beside[THREE]), Peer(COPY, series[COPY])
     what = f"request to marker, {project.what}"

@@ -17,7 +17,7 @@ and commands that end with it. ::
             )
 
 
-    SUBJECT = Subject("scale", "Many workspaces", _measure)
+    SUBJECT = Subject("workspaces", "Many workspaces", _measure)
 """
 
 from __future__ import annotations
@@ -25,13 +25,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 
 from benchmarks.bench import Bench
 from benchmarks.results import Figure
 
 #: In the order in which they are run.
-MODULES = ("client", "check", "fresh_dbt", "fresh_template", "scale")
+MODULES = ("client", "check", "fresh_dbt", "fresh_template", "workspaces")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +44,4 @@ class Subject:
 
 def subjects() -> list[Subject]:
     """All that there are."""
-    return [
-        import_module(f"benchmarks.{name}").SUBJECT for name in MODULES if find_spec(f"benchmarks.{name}") is not None
-    ]
+    return [import_module(f"benchmarks.{name}").SUBJECT for name in MODULES]
