@@ -7,9 +7,11 @@ package costs little: neither duckdb nor dbt is loaded by it.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # for the checkers, without the module of that name: importing it costs more than this one
+    from typing import Any
+
     from selfheald.auto_initializer import AutoInitializer
     from selfheald.errors import (
         ConcurrentInitializationError,

@@ -20,12 +20,15 @@ import stat as stat_module
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Dict, Generator, Iterator, List, Mapping, Optional, Union
 
 from .errors import InitializationError, InitializationTimeoutError, access_hint, from_dict, from_os_error
 
-Progress = Callable[[Dict[str, Any]], None]
-PathLike = Union[str, "os.PathLike[str]"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # importing it would be a fifth of what a simulator pays for this module
+    from typing import Any, Callable, Dict, Generator, Iterator, List, Mapping, Optional, Union
+
+    Progress = Callable[[Dict[str, Any]], None]
+    PathLike = Union[str, "os.PathLike[str]"]
 
 #: Seconds between two looks at marker and status.
 POLL_SECONDS = 0.1

@@ -10,7 +10,10 @@ import os
 import shlex
 import stat
 from pathlib import Path
-from typing import Any, Collection, Mapping, Optional, Sequence
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # importing it would be a fifth of what a simulator pays for the client
+    from typing import Any, Collection, Mapping, Optional, Sequence
 
 #: Failures that a later attempt can overcome without anybody's help.
 RETRYABLE = frozenset({"timeout", "disk_full", "locked", "interrupted", "concurrent_initialization"})

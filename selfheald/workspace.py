@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import secrets
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -202,7 +201,7 @@ def write_atomically(path: Path, text: str, *, readable_like: Path | None = None
 
 def _replace(folder: int, name: str, text: str, readable_like: Path | None, durable: bool) -> None:
     like = _example(readable_like, folder)
-    temporary = f".{name}.{secrets.token_hex(6)}.tmp"
+    temporary = f".{name}.{os.urandom(6).hex()}.tmp"
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | OPEN_SAFELY, 0o600, dir_fd=folder)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:

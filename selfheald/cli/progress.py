@@ -11,6 +11,7 @@ import anyio
 import typer
 
 from selfheald.explanation import describe
+from selfheald.quick_wait import ready_sentence
 from selfheald.terminal import colour_allowed
 
 Found = TypeVar("Found")
@@ -23,7 +24,7 @@ def describe_ready(status: Mapping[str, Any] | None, seconds: float, *, made: bo
     """The last sentence."""
     created = len((status or {}).get("tables_created") or ()) if made else 0
     if not created:
-        return f"Ready after {seconds:.1f} s: all tables are there, nothing was changed"
+        return ready_sentence(seconds)
     return f"Ready in {seconds:.1f} s: {_tables(created)} made, existing tables untouched"
 
 

@@ -24,23 +24,13 @@ from selfheald.cli.output import (
 from selfheald.cli.progress import Progress, describe_ready
 from selfheald.client import daemon_root, read_record, read_status, wait_until_ready_async
 from selfheald.errors import InitializationError
+from selfheald.quick_wait import BLANK, waiting_sentence
 from selfheald.workspace import PRIVATE_FOLDER, Database, resolve_database
 
 if TYPE_CHECKING:
     from selfheald.config import Config
 
 _OrEnsure = Annotated[bool, typer.Option("--or-ensure", help="Where no daemon watches the path, make it ready here.")]
-
-#: The document of ``--json`` while nothing is known.
-_BLANK: dict[str, Any] = {
-    "format": 1,
-    "database": None,
-    "outcome": "failed",
-    "origin": None,
-    "waited_seconds": 0.0,
-    "steps": [],
-    "error": None,
-}
 
 
 def command(
@@ -56,7 +46,7 @@ def command(
 
     Example: selfheald wait workspace --timeout 120
     """
-    with told_as_json(json, _BLANK, db):
+    with told_as_json(json, BLANK, db):
         database = resolve_database(db)
         effective = _configuration(config, or_ensure)
     document, error = anyio.run(_wait, database, timeout, effective)
@@ -132,7 +122,7 @@ async def _wait(
     seen: set[str | None] = set()
     error: InitializationError | None = None
     marker: dict[str, Any] = {}
-    with Progress(f"Waiting for {database}") as progress:
+    with Progress(waiting_sentence(database)) as progress:
 
         def on_progress(status: dict[str, Any]) -> None:
             seen.add(status.get("attempt_id"))
@@ -161,7 +151,7 @@ async def _wait(
     if error is not None:
         outcome = {3: "timeout", 4: "no_daemon"}.get(exit_code(error), "failed")
     return {
-        **_BLANK,
+        **BLANK,
         "database": str(database),
         "outcome": outcome,
         "origin": marker.get("origin"),

@@ -55,7 +55,7 @@ FLOORS = [
         file_header
         crash_guard mounts
         scan
-        sight
+        sight quick_wait
         plan project workspace backlog recent inert_variables agenda retry config obstacle
         config_text config_layers jinja_code
         config_model
