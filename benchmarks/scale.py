@@ -222,7 +222,9 @@ def cpu_seconds(pid: int) -> float:
 def wake_ups(pid: int) -> int:
     """How often its threads have gone to sleep of their own will so far."""
     words = "voluntary_ctxt_switches:"
-    lines = (line for task in Path(f"/proc/{pid}/task").iterdir() for line in (task / "status").read_text().splitlines())
+    lines = (
+        line for task in Path(f"/proc/{pid}/task").iterdir() for line in (task / "status").read_text().splitlines()
+    )
     return sum(int(line.removeprefix(words)) for line in lines if line.startswith(words))
 
 
@@ -300,10 +302,8 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = (given.folder or Path(temporary)).resolve()
-        found = measure(
-            folder, given.counts, changes=given.changes, idle_seconds=given.idle, checks=given.checks
-        )
-    print(json.dumps(found, indent=1))
+        found = measure(folder, given.counts, changes=given.changes, idle_seconds=given.idle, checks=given.checks)
+    sys.stdout.write(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

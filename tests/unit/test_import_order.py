@@ -51,7 +51,7 @@ FLOORS = [
         catalog duckdb_errors read_only_files
         watched_file
         file_header
-        crash_guard mounts
+        crash_guard mounts inotify
         scan
         sight
         plan project workspace backlog recent inert_variables agenda retry config obstacle
