@@ -22,7 +22,7 @@ from selfheald.lookout import Lookout
 from selfheald.notify import ServiceManager
 from selfheald.presence import Presence, claim
 from selfheald.reloading import Change, ReadAgain, change
-from selfheald.scan import Scan, scan
+from selfheald.scan import Scan, is_watched, scan
 from selfheald.standing import in_words
 from selfheald.terminal import Terminal
 from selfheald.threads import run_in_thread
@@ -297,7 +297,8 @@ class Daemon:
         return Pulse(unanswered, overdue, self._caretaker.longest_check(), expected - running)
 
     def _on_database(self, path: Path, quiet: bool) -> None:
-        if self._is_ours(path):
+        # While a reload goes on, the lookout may still be one of before. What is ignored it has left out.
+        if path.name == self.config.watch.database and is_watched(path, self.roots, self._lookout.exclude):
             self._caretaker.hint(path, quiet)
 
     def _is_ours(self, path: Path) -> bool:

@@ -7,7 +7,7 @@ takes a small share of the time at most.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -24,7 +24,7 @@ from selfheald.scan import Scan, is_ignored, is_watched, scan
 from selfheald.sight import Sight
 from selfheald.threads import run_in_thread
 from selfheald.watch import (
-    DEBOUNCE_MS,
+    EventsLostError,
     Hints,
     RootGoneError,
     UnreadableNameError,
@@ -142,20 +142,21 @@ class Lookout:
             watcher = Watcher(roots, self.config.watch.database, self.exclude)
             async with anyio.create_task_group() as group:
                 self._watch_scope = group.cancel_scope
-                async with self._one_scan:
-                    found = await self._look(self.roots)
-                await watcher.watch(group, found.watchable - self._blind.keys())
+                await watcher.watch(group)
+                found, _ = await self._look(self.roots, watcher)
                 dead = await watcher.prove(PROOF_SECONDS)
+                if watcher.is_whole:  # until it was proven, who knows
+                    found, _ = await self._look(self.roots, watcher)
                 self._watcher, self._sound = watcher, not dead and roots == self.roots
-                found = await self.scan(self.roots)
-                await self._watch_further(found)
+                watcher.unreadable = self._unreadable
+                await self._tell_of(found, everything=True)
                 self._set_state()
                 if self._trouble is not None:
                     self._trouble = None
                     event_log("watch_restored", "events come again: watching natively")
                 started(found)
                 group.start_soon(self._see_roots_go_and_come, watcher)
-                group.start_soon(self._look_where_no_events_come)
+                group.start_soon(self._look_where_no_events_come, watcher)
                 while True:
                     await self._take(await watcher.hints())
             return RuntimeError("it missed something")
@@ -168,6 +169,8 @@ class Lookout:
         """Once in the log, however often a new watch ends with the same."""
         if isinstance(trouble, UnreadableNameError) and trouble.folder is not None:
             self._blind[trouble.folder] = anyio.current_time()
+        if isinstance(trouble, EventsLostError):
+            event_log("events_lost", f"{trouble}: looking at everything", "WARNING")
         what = f"the watch ended ({trouble}); "
         if isinstance(trouble, WatchLimitError):
             what += "until there are enough, the folders are scanned instead"
@@ -181,24 +184,10 @@ class Lookout:
 
     async def _take(self, hints: Hints) -> None:
         for path in hints.databases:
-            self._on_database(path, True)
+            self._tell_if_ours(path, quiet=True)
         if hints.folders or hints.added:
-            found = await self.scan(topmost(hints.folders | hints.added))
-            # Another folder may have come to the path of one that is watched.
-            places = _prefixes(hints.added)
-            anew = {folder for folder in found.watchable if f"{folder}/".startswith(places)}
-            await self._watch_further(found, anew)
-
-    async def _watch_further(self, found: Scan, anew: Set[str] = frozenset()) -> None:
-        """Watch the folders that a scan found, and look at them once more: until then no event told of them."""
-        watcher = self._watcher
-        while watcher is not None:
-            unreadable = set(map(str, self._unreadable))
-            new = ((found.watchable | found.below) - watcher.folders | anew) - self._blind.keys() - unreadable
-            if not new:
-                break
-            found, anew = await self._look_for_changes(await watcher.add(new), deep=False), frozenset()
-        self._set_state()
+            await self.scan(topmost(hints.folders | hints.added))
+            self._set_state()
 
     async def _see_roots_go_and_come(self, watcher: Watcher) -> None:
         """No event tells that a root is moved, unmounted or back: look."""
@@ -207,12 +196,17 @@ class Lookout:
             if watcher.is_stale() or watcher.roots != self._roots_there():
                 raise RootGoneError("a root was moved, deleted or replaced, or has come")
 
-    async def _look_where_no_events_come(self) -> None:
+    async def _look_where_no_events_come(self, watcher: Watcher) -> None:
         """Look often at folders for which events cannot be had, while they can for all others."""
         while True:
             began = anyio.current_time()
             if self._blind:
-                await self._watch_further(await self._look_for_changes(self._blind.keys(), deep=False))
+                found = await self._look_for_changes(self._blind.keys(), deep=False)
+                # A folder that has come is told of by nobody; the next one in it by events.
+                further = found.below - watcher.followed() - self._blind.keys() - set(map(str, self._unreadable))
+                if further and not watcher.is_whole:
+                    await self.scan(map(Path, further))
+                self._set_state()
             await anyio.sleep(pause_after(anyio.current_time() - began))
 
     async def _poll(self, seconds: float) -> None:
@@ -225,13 +219,11 @@ class Lookout:
 
     async def _look_for_changes(self, folders: Collection[str | Path], *, deep: bool = True) -> Scan:
         """As an event would, tell of each database that does not look as it did."""
-        async with self._one_scan:
-            before = self._sights.copy()
-            found = await self._look(folders, deep=deep)
-            changed = set(_changed(before, self._sights))
+        found, changed = await self._look(folders, self._watcher, deep=deep)
         # A marker may have come and gone between two looks at it, which then are alike.
-        for path in changed.union(path for path in self._unsettled(found) if self._known.was_settled(path)):
-            self._on_database(path, True)
+        unsettled = (path for path in self._unsettled(found) if self._known.was_settled(path))
+        for path in changed.keys() | set(unsettled):
+            self._tell_if_ours(path, quiet=True)
         return found
 
     def _unsettled(self, found: Scan) -> list[Path]:
@@ -261,22 +253,23 @@ class Lookout:
     async def rescan(self) -> None:
         """Scan all roots, whatever events were lost, and prove that the watch lives: else it is made again."""
         watcher = self._watcher
-        told, before = set[Path](), self._sights.copy()
+        told = set[Path]()
         if watcher is not None:
             told, watcher.told = watcher.told, set()
-        found = await self.scan(self.roots)
+        found, before = await self._look(self.roots, watcher)
+        await self._tell_of(found, everything=True)
         if watcher is None or watcher is not self._watcher:
             return
-        after = self._sights.copy()
         changed = [
             path
-            for path in _changed(before, after)
-            if _without_marker(before, path) != _without_marker(after, path) and str(path.parent) not in self._blind
+            for path, earlier in before.items()
+            if _without_marker(earlier) != _without_marker(found.sights.get(path))
+            and str(path.parent) not in self._blind
         ]
-        await self._watch_further(found)
+        self._set_state()
         proven = watcher.roots == self._roots_there() and not await watcher.prove(PROOF_SECONDS)
         if changed:
-            await anyio.sleep(DEBOUNCE_MS / 1000)  # what a second watch holds back is not lost
+            await watcher.catch_up()
         told |= watcher.told
         lost = [path for path in changed if told.isdisjoint([path, *path.parents])]
         if lost:
@@ -287,41 +280,80 @@ class Lookout:
     async def scan(self, folders: Iterable[Path]) -> Scan:
         """Walk the folders, and look at what is new or not as it was when it was settled."""
         folders = list(folders)
-        async with self._one_scan:
-            found = await self._look(folders)
+        found, _ = await self._look(folders, self._watcher)
+        await self._tell_of(found, everything=folders == self.roots)
+        return found
+
+    async def _tell_of(self, found: Scan, *, everything: bool) -> None:
+        """Have those looked at that a scan has found, or found gone."""
         for number, path in enumerate(self._unsettled(found)):
             self._on_database(path, self._known.was_settled(path))
             if number % AT_A_STRETCH == 0:
                 await anyio.lowlevel.checkpoint()
         for path in found.requested:
             self._on_database(path, False)
-        if folders == self.roots:
-            for path in self._known.settled():
-                if path not in found.databases and not str(path).startswith(_prefixes(found.unreadable)):
-                    self._on_database(path, False)
-        return found
-
-    async def _look(self, folders: Collection[str | Path], *, deep: bool = True) -> Scan:
-        """Walk the folders, and remember what is unreadable, what is blind, and how each database looks."""
-
-        def walk() -> tuple[Scan, dict[Path, Sight]]:
-            found = scan(folders, self.config.watch.database, self.exclude, deep=deep)
-            return found, found.sights()
-
-        found, sights = await run_in_thread(walk, limiter=self._threads)
-        everything, now = folders == self.roots, anyio.current_time()
-        places, closed = _prefixes(folders), _prefixes(found.unreadable)
-        for path in list(self._sights):
-            if str(path).startswith(closed):
-                continue  # whatever has become of it, nothing can be done about it
-            if everything or (str(path).startswith(places) if deep else str(path.parent) in folders):
-                del self._sights[path]
-        self._sights |= sights
         if everything:
-            self._blind = {folder: seen for folder, seen in self._blind.items() if now - seen < BLIND_SECONDS}
-        self._blind |= dict.fromkeys(found.blind, now)
-        self._tell_unreadable(found, everything=everything)
-        return found
+            closed = _prefixes(found.unreadable)
+            for path in self._known.settled():
+                if path not in found.databases and not str(path).startswith(closed):
+                    self._tell_if_ours(path, quiet=False)
+
+    def _tell_if_ours(self, path: Path, *, quiet: bool) -> None:
+        if self.root_of(path) is not None:
+            self._on_database(path, quiet)
+
+    async def _look(
+        self, folders: Collection[str | Path], watcher: Watcher | None = None, *, deep: bool = True
+    ) -> tuple[Scan, dict[Path, Sight]]:
+        """Walk the folders; also, how each database looked before that looks otherwise now.
+
+        Each folder is watched before it is listed, and those that are gone, or blind, no longer. What is unreadable,
+        what is blind, and how each database looks, is remembered.
+        """
+        everything = folders == self.roots
+
+        def walk() -> Scan:
+            if watcher is None:
+                return scan(folders, self.config.watch.database, self.exclude, deep=deep)
+            before = watcher.followed() if everything else set()
+            found = scan(
+                folders, self.config.watch.database, self.exclude, deep=deep, follow=watcher.follow, passed=blind
+            )
+            watcher.leave((before - found.watchable) | found.blind)
+            return found
+
+        async with self._one_scan:
+            blind = frozenset(self._blind)
+            found, now = await run_in_thread(walk, limiter=self._threads), anyio.current_time()
+            if watcher is not None:
+                watcher.end_if_incomplete()
+            changed = self._remember(found, None if everything else folders)
+            if everything:
+                self._blind = {folder: seen for folder, seen in self._blind.items() if now - seen < BLIND_SECONDS}
+            self._blind |= dict.fromkeys(found.blind, now)
+            self._tell_unreadable(found, everything=everything)
+        return found, changed
+
+    def _remember(self, found: Scan, folders: Collection[str | Path] | None) -> dict[Path, Sight]:
+        """Keep how each database looks that was found in ``folders``, or in all; how those did that look otherwise now.
+
+        What is gone below other folders than all is noticed by the next scan of all: no event may cost more where
+        there are more databases.
+        """
+        if folders is None:
+            gone = self._sights.keys() - found.sights.keys()
+        else:
+            gone = {Path(folder, self.config.watch.database) for folder in folders} - found.sights.keys()
+        closed = _prefixes(found.unreadable)
+        changed = {path: self._sights.get(path, ()) for path, seen in found.sights.items() if self._is_new(path, seen)}
+        for path in gone & self._sights.keys():
+            if not str(path).startswith(closed):  # else nothing can be done about it, whatever has become of it
+                changed[path] = self._sights.pop(path)
+        self._sights |= {path: found.sights[path] for path in changed if path in found.sights}
+        return changed
+
+    def _is_new(self, path: Path, seen: Sight) -> bool:
+        return self._sights.get(path) != seen
 
     def _tell_unreadable(self, found: Scan, *, everything: bool) -> None:
         for folder in set(found.unreadable) - self._unreadable:
@@ -345,13 +377,8 @@ def pause_after(cost: float) -> float:
     return max(LOOK_SECONDS, LOOK_SHARE * cost)
 
 
-def _changed(before: Mapping[Path, Sight], after: Mapping[Path, Sight]) -> list[Path]:
-    return [path for path in before.keys() | after.keys() if before.get(path) != after.get(path)]
-
-
-def _without_marker(sights: Mapping[Path, Sight], path: Path) -> Sight | None:
-    seen = sights.get(path, ())[:-1]
-    return seen if any(seen) else None
+def _without_marker(seen: Sight | None) -> Sight | None:
+    return seen[:-1] if seen is not None and any(seen[:-1]) else None
 
 
 def _prefixes(folders: Iterable[str | Path]) -> tuple[str, ...]:

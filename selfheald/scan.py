@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +21,7 @@ class Scan:
 
     ``watchable`` are the folders in which something may happen; ``blind`` those for which no events can be had, since
     a name in them, or in their own path, is not UTF-8; ``below`` what a walk that does not go deep has passed over.
+    ``sights`` are how each database, and each that is requested, looked, behind its request: the marker comes last.
     """
 
     databases: set[Path] = field(default_factory=set)
@@ -32,10 +33,7 @@ class Scan:
     blind: set[str] = field(default_factory=set)
     below: set[str] = field(default_factory=set)
     unreadable: list[Path] = field(default_factory=list)
-
-    def sights(self) -> dict[Path, Sight]:
-        """How each database looks now, behind its request: the marker comes last."""
-        return {path: (facts(request_path(path)), *sight(path)) for path in self.databases | self.requested}
+    sights: dict[Path, Sight] = field(default_factory=dict)
 
 
 def scan(
@@ -44,17 +42,26 @@ def scan(
     exclude: frozenset[str],
     *,
     deep: bool = True,
+    follow: Callable[[str], None] | None = None,
+    passed: Container[str] = (),
     platform: str = sys.platform,
 ) -> Scan:
     """Walk folders for databases and requests. Links are not followed; what cannot be read is listed.
 
-    With ``deep`` false only the folders themselves are looked at.
+    With ``deep`` false only the folders themselves are looked at. ``follow`` is called with each folder before it is
+    listed, so that nothing falls between the list and what is told of it later; but not with those that are ``passed``.
     """
     found, wanted = Scan(), alike(name, platform)
+
+    def begin(folder: str) -> None:
+        if follow is not None and folder not in passed and is_text(folder):
+            follow(folder)
+
     todo = [os.fspath(folder) for folder in folders]
     while todo:
         folder = todo.pop()
         found.folders += 1
+        begin(folder)
         try:
             with os.scandir(folder) as listing:
                 entries = {entry.name: entry for entry in listing}
@@ -67,10 +74,16 @@ def scan(
         names = all_alike(entries.keys(), platform)
         if IGNORE_FILE in names:
             continue
-        if wanted in names or f"{wanted}.ready" in names:
-            found.databases.add(Path(folder, name))
+        is_there, is_requested = wanted in names or f"{wanted}.ready" in names, False
         if PRIVATE_FOLDER in names:
-            _look_into_private(folder, name, found)
+            begin(f"{folder}/{PRIVATE_FOLDER}")
+            is_requested = _look_into_private(folder, name, found)
+        if is_there or is_requested:
+            path = Path(folder, name)
+            found.databases.update([path] if is_there else ())
+            found.requested.update([path] if is_requested else ())
+            request = facts(request_path(path)) if is_requested else None
+            found.sights[path] = (request, *sight(path, None if platform == "darwin" else names))
         below = (entry for entry in entries.values() if entry.name not in exclude and entry.name != PRIVATE_FOLDER)
         (todo.extend if deep else found.below.update)(entry.path for entry in below if _is_below(entry))
     return found
@@ -130,20 +143,20 @@ def is_folder(path: str | Path) -> bool:
         return False
 
 
-def _look_into_private(folder: str, name: str, found: Scan) -> None:
+def _look_into_private(folder: str, name: str, found: Scan) -> bool:
+    """True if there is a request."""
     private = os.path.join(folder, PRIVATE_FOLDER)
 
     def has(name: str) -> bool:
-        return os.path.lexists(os.path.join(private, name))
+        return os.path.lexists(f"{private}/{name}")
 
     if is_text(private) and is_folder(private):
         found.watchable.add(private)
-    if has(f"{name}.request") or has(f".{name}.request.taken"):
-        found.requested.add(Path(folder, name))
     if has("daemon.lock"):
         found.claimed.add(Path(folder))
     if has(f"{name}.status"):
         found.tried.add(Path(folder, name))
+    return has(f"{name}.request") or has(f".{name}.request.taken")
 
 
 def _is_below(entry: os.DirEntry[str]) -> bool:

@@ -1,9 +1,9 @@
 """Where events come from: native watches over folders, each of them named.
 
-The folders come from a scan, and the watches are not recursive: what a scan passes over costs no watch, links lead
-nowhere, and one folder that cannot be watched does not keep the others from it. (A recursive watch follows links; a few
-folders that link to each other are enough to keep it, and the interpreter's lock, for hours.) For new folders holds:
-subscribe, then scan.
+The folders come from a scan, which has each one watched just before it lists it, and the watches are not recursive:
+what a scan passes over costs no watch, links lead nowhere, and one folder that cannot be watched does not keep the
+others from it. (A recursive watch follows links; a few folders that link to each other are enough to keep it, and the
+interpreter's lock, for hours.)
 
 On macOS the kernel's own watch is recursive, costs nothing for each folder, and follows no link. But it tells nothing
 of a name that a file gets by ``link``: of a request tells the draft that it was linked from, of a published database
@@ -12,10 +12,11 @@ its marker.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
-from collections.abc import Collection, Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,22 +24,23 @@ from pathlib import Path
 import anyio
 import anyio.abc
 import anyio.lowlevel
-from watchfiles import Change, awatch
 
 from selfheald import client
 from selfheald.errors import InitializationError, from_os_error
+from selfheald.inotify import Change, Event, EventsLostError, Inotify
 from selfheald.scan import database_of, is_folder, is_watched
 from selfheald.spare import require_threads
-from selfheald.workspace import IGNORE_FILE, PRIVATE_FOLDER, remove_file
+from selfheald.workspace import IGNORE_FILE, PRIVATE_FOLDER, WAL_SUFFIXES, remove_file
+
+__all__ = ["EventsLostError", "Hints", "RootGoneError", "UnreadableNameError", "WatchLimitError", "Watcher"]
 
 #: Written by the watcher itself: the event that comes back proves that a root's watch stands.
 PROBE = "watch-probe"
-#: Milliseconds without a further event after which a batch is handed on, and the longest that one is held back.
+#: Seconds for which further events are awaited after a first one: what comes in one go is told in one go.
+GATHER_SECONDS = 0.02
+#: On macOS: milliseconds without a further event after which a batch is handed on, and the longest that one is held
+#: back.
 STEP_MS, DEBOUNCE_MS = 50, 400
-#: How many folders may be watched apart, as later ones, before all are watched together again; or a quarter of all.
-LATER = 1000
-#: How often a watch is begun with the folders that are left: some may go, or be closed, in the meantime.
-ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,37 +72,80 @@ class UnreadableNameError(Exception):
 
 
 class Watcher:
-    """Native watches over folders of the roots: one over those that were there first, one over later ones."""
+    """Native watches over folders of the roots: :meth:`watch`, then :meth:`follow` each folder before it is listed."""
 
     def __init__(self, roots: Sequence[Path], name: str, exclude: frozenset[str], platform: str = sys.platform) -> None:
         self.roots = list(roots)
-        #: The folders that are watched, as far as is known.
-        self.folders: set[str] = set()
         #: Folders for which a change of their own mode is news.
         self.unreadable: set[Path] = set()
         #: Databases and folders that events have told of since it was emptied; of more than markers, which we write.
         self.told: set[Path] = set()
         self._name = name
+        self._names = {os.fsencode(each) for each in _names_of_interest(name)}
         self._exclude = exclude
         self._platform = platform
-        self._is_whole = platform == "darwin"
+        #: True where one watch tells of all that lies in the roots.
+        self.is_whole = platform == "darwin"
         self._proven: dict[Path, anyio.Event] = {root: anyio.Event() for root in roots}
         self._identities = {root: folder_identity(root) for root in roots}
-        self._later: set[str] = set()
-        self._stop_first, self._stop_later = anyio.Event(), anyio.Event()
+        self._inotify: Inotify | None = None
+        self._failure: BaseException | None = None
+        self._failed = anyio.Event()
         self._waiting: list[Hints] = []
         self._news = anyio.Event()
-        self._group: anyio.abc.TaskGroup | None = None
 
     def is_stale(self) -> bool:
         """True if another folder stands at a root's path than the one that is watched, or none."""
         return any(folder_identity(root) != identity for root, identity in self._identities.items())
 
-    async def watch(self, group: anyio.abc.TaskGroup, folders: Collection[str]) -> None:
-        """Watch folders from now on. The group is ended by whatever ends a watch."""
-        self._group = group
-        self.folders = set(folders)
-        self._stop_first = await self._start(map(str, self.roots) if self._is_whole else self.folders)
+    async def watch(self, group: anyio.abc.TaskGroup) -> None:
+        """Tell from now on of what happens in folders that are followed. The group is ended by whatever ends this.
+
+        Raises :class:`WatchLimitError`.
+        """
+        if self.is_whole:
+            stop = anyio.Event()
+            group.start_soon(_set_when_cancelled, stop)
+            group.start_soon(self._follow_whole, sorted(map(str, self.roots)), stop)
+        else:
+            try:
+                self._inotify = Inotify()
+            except OSError as error:
+                raise _explained(error) from error
+            group.start_soon(self._read, self._inotify)
+            group.start_soon(self._fail)
+        # The task begins before it waits for anything: it closes what it was given, and macOS' watch stands then.
+        await anyio.lowlevel.checkpoint()
+
+    def follow(self, folder: str) -> None:
+        """Tell of what happens in a folder from now on; list it afterwards. From any thread.
+
+        Where that cannot be had, whoever lists it goes on, and then asks :meth:`end_if_incomplete`.
+        """
+        if self._inotify is not None and self._failure is None:
+            try:
+                self._inotify.follow(folder)
+            except OSError as error:
+                self._failure = _explained(error)
+
+    def end_if_incomplete(self) -> None:
+        """Let the watch end if a folder could not be followed since there was no more to be had."""
+        if self._failure is not None:
+            self._failed.set()
+
+    def leave(self, folders: Iterable[str]) -> None:
+        """Tell no more of what happens in these folders."""
+        if self._inotify is not None:
+            self._inotify.leave(folders)
+
+    def followed(self) -> set[str]:
+        """The folders that are watched by their names."""
+        return set() if self._inotify is None else self._inotify.followed()
+
+    async def catch_up(self) -> None:
+        """Wait until all has been told that events had to tell when the roots were last proven."""
+        if self.is_whole:
+            await anyio.sleep(DEBOUNCE_MS / 1000)  # what is held back; elsewhere events come in their order
 
     async def hints(self) -> Hints:
         """Wait until events have come, and give all that they hint at."""
@@ -112,26 +157,6 @@ class Watcher:
             frozenset(topmost(frozenset().union(*(each.folders for each in waiting)))),
             frozenset(topmost(frozenset().union(*(each.added for each in waiting)))),
         )
-
-    async def add(self, folders: Set[str]) -> set[str]:
-        """Watch further folders, or the same ones anew: what happens in them from now on, events will tell.
-
-        What events had to tell until now, and had not yet, is lost: look at the folders that are returned.
-        """
-        self.folders |= folders
-        if self._is_whole:
-            return set(folders)
-        before, self._later = self._later, self._later | folders
-        stops = [self._stop_later]
-        if len(self._later) <= max(LATER, len(self.folders) // 4):
-            self._stop_later = await self._start(self._later)
-        else:
-            stops.append(self._stop_first)
-            before, self._later = self.folders.copy(), set()
-            self._stop_first, self._stop_later = await self._start(self.folders), anyio.Event()
-        for stop in stops:
-            stop.set()
-        return before | folders
 
     async def prove(self, timeout: float) -> list[Path]:
         """Write to each root until the watch has seen it; the roots whose watch doesn't stand after ``timeout`` s."""
@@ -155,47 +180,55 @@ class Watcher:
                 group.start_soon(prove_one, root)
         return dead
 
-    async def _start(self, folders: Iterable[str]) -> anyio.Event:
-        """Begin a watch; setting the event that is returned ends it."""
-        assert self._group is not None
-        stop = anyio.Event()
-        self._group.start_soon(_set_when_cancelled, stop)
-        self._group.start_soon(self._follow, sorted(folders), stop)
-        # The watch is set in the first step of its task, before that waits for anything.
-        await anyio.lowlevel.checkpoint()
-        return stop
-
-    async def _follow(self, folders: list[str], stop: anyio.Event) -> None:
-        for attempt in range(ATTEMPTS):
-            _require_threads()
-            try:
-                async for changes in awatch(
-                    *folders,
-                    watch_filter=self._concerns_us,
-                    stop_event=stop,
-                    step=STEP_MS,
-                    debounce=DEBOUNCE_MS,
-                    force_polling=False,
-                    rust_timeout=30_000,
-                    recursive=self._is_whole,
-                    ignore_permission_denied=False,  # it would swallow a limit that is reached, too
-                ):
+    async def _read(self, inotify: Inotify) -> None:
+        try:
+            while True:
+                await anyio.wait_readable(inotify)
+                await anyio.sleep(GATHER_SECONDS)
+                told = {(event.change, _path_of(event)) for event in inotify.read() if self._may_concern_us(event)}
+                changes = {(change, raw) for change, raw in told if self._concerns_us(change, raw)}
+                if changes:
                     self._tell(changes)
-                break
-            except (FileNotFoundError, PermissionError):
-                folders = [folder for folder in folders if is_folder(folder) and os.access(folder, os.R_OK)]
-                if attempt == ATTEMPTS - 1:
-                    raise
-            except RootGoneError:
-                raise
-            except Exception as error:
-                raise _explained(error, folders) from error
+        finally:
+            inotify.close()
+
+    async def _fail(self) -> None:
+        await self._failed.wait()
+        assert self._failure is not None
+        raise self._failure
+
+    def _may_concern_us(self, event: Event) -> bool:
+        """Most events are of files that simulators write without pause: their names are enough to pass them over."""
+        return event.is_folder or event.name in self._names or not event.name.isascii()
+
+    async def _follow_whole(self, folders: list[str], stop: anyio.Event) -> None:
+        import watchfiles
+
+        meanings = {watchfiles.Change.added: Change.ADDED, watchfiles.Change.deleted: Change.DELETED}
+        _require_threads()
+        try:
+            async for changes in watchfiles.awatch(
+                *folders,
+                watch_filter=lambda change, raw: self._concerns_us(meanings.get(change, Change.MODIFIED), raw),
+                stop_event=stop,
+                step=STEP_MS,
+                debounce=DEBOUNCE_MS,
+                force_polling=False,
+                rust_timeout=30_000,
+                recursive=True,
+                ignore_permission_denied=False,  # it would swallow a limit that is reached, too
+            ):
+                self._tell({(meanings.get(change, Change.MODIFIED), raw) for change, raw in changes})
+        except RootGoneError:
+            raise
+        except Exception as error:
+            raise _explained(error, folders) from error
         if not stop.is_set():
             raise RuntimeError("no more events")
 
-    def _tell(self, changes: set[tuple[Change, str]]) -> None:
+    def _tell(self, changes: Set[tuple[Change, str]]) -> None:
         # A root that is made again may well get the inode of the one that was deleted.
-        if self.is_stale() or any(what is Change.deleted and Path(raw) in self._proven for what, raw in changes):
+        if self.is_stale() or any(what is Change.DELETED and Path(raw) in self._proven for what, raw in changes):
             raise RootGoneError("a root was moved, deleted or replaced")
         hints = self._hints_of(changes)
         if hints:
@@ -209,34 +242,29 @@ class Watcher:
         if PRIVATE_FOLDER in path.parent.parts:
             return path.parent.name == PRIVATE_FOLDER and self._database_of(path) is not None
         if path in self._proven:
-            return change is Change.deleted
+            return change is Change.DELETED
         if not is_watched(path, self.roots, self._exclude) or path.name in self._exclude:
             return False
         if self._database_of(path) is not None or path.name == IGNORE_FILE:
             return True
-        if change is Change.deleted:
-            self.folders.discard(raw)
-        return (change is Change.added or path in self.unreadable) and is_folder(path)
+        return (change is Change.ADDED or path in self.unreadable) and is_folder(path)
 
     def _database_of(self, path: Path) -> Path | None:
         return database_of(path, self._name, self._platform)
 
-    def _hints_of(self, changes: set[tuple[Change, str]]) -> Hints:
+    def _hints_of(self, changes: Set[tuple[Change, str]]) -> Hints:
         databases, folders, added = set(), set(), set()
         for change, raw in changes:
             path = Path(raw)
             database = self._database_of(path)
             if path.name == PROBE:
-                if change is not Change.deleted and path.parent.parent in self._proven:
+                if change is not Change.DELETED and path.parent.parent in self._proven:
                     self._proven[path.parent.parent].set()
             elif database is not None:
                 databases.add(database)
-                if self._is_whole or path.name != f"{self._name}.ready":
+                if self.is_whole or path.name != f"{self._name}.ready":
                     self.told.add(database)
-            elif path.name == PRIVATE_FOLDER:
-                self.folders.discard(raw)  # another one, perhaps
-                folders.add(path.parent)
-            elif path.name == IGNORE_FILE:
+            elif path.name in (PRIVATE_FOLDER, IGNORE_FILE):
                 folders.add(path.parent)
             else:
                 added.add(path)
@@ -247,6 +275,13 @@ class Watcher:
 def topmost(folders: Set[Path]) -> Iterator[Path]:
     """Those that lie in no other one."""
     return (folder for folder in folders if folders.isdisjoint(folder.parents))
+
+
+def _path_of(event: Event) -> str:
+    try:
+        return f"{event.folder}/{event.name.decode()}" if event.name else event.folder
+    except UnicodeDecodeError as error:
+        raise UnreadableNameError(event.folder) from error
 
 
 def folder_identity(path: Path) -> tuple[int, int] | None:
@@ -281,13 +316,13 @@ def _require_threads() -> None:
         raise from_os_error(error, None, "start a thread for a watch") from error
 
 
-def _explained(error: BaseException, folders: Collection[str]) -> BaseException:
-    """What a watch ended with. The library tells it in words alone, and only here are they read."""
+def _explained(error: BaseException, folders: Iterable[str] = ()) -> BaseException:
+    """What a watch ended with. The library for macOS tells it in words alone, and only here are they read."""
     error = only_error(error)
-    text = str(error)
-    if "limit reached" in text or "os error 28" in text:
+    number, text = getattr(error, "errno", None), str(error)
+    if number in (errno.ENOSPC, errno.ENOMEM) or "limit reached" in text or "os error 28" in text:
         return WatchLimitError(f"no more inotify watches: raise the sysctl {_setting('watches')}")
-    if "os error 24" in text:
+    if number in (errno.EMFILE, errno.ENFILE) or "os error 24" in text:
         setting = _setting("instances")
         return WatchLimitError(f"no more inotify instances or open files: raise the sysctl {setting}, or `ulimit -n`")
     if "decode path" in text:
@@ -306,6 +341,11 @@ def _setting(what: str) -> str:
             found[name] = int(Path(file).read_text())
     name = min(found, key=lambda name: found[name], default=f"fs.inotify.max_user_{what}")
     return f"{name} (now {found.get(name, 'unknown')})"
+
+
+def _names_of_interest(name: str) -> Iterator[str]:
+    """The names of files of which an event may be a hint, or a proof."""
+    yield from (name, *(f"{name}{suffix}" for suffix in (*WAL_SUFFIXES, ".ready", ".request")), IGNORE_FILE, PROBE)
 
 
 def _touch(path: Path) -> None:

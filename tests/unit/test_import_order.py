@@ -53,7 +53,7 @@ FLOORS = [
         catalog duckdb_errors read_only_files
         watched_file
         file_header
-        crash_guard mounts
+        crash_guard mounts inotify
         scan
         sight quick_wait
         plan project workspace backlog recent inert_variables agenda retry config obstacle

@@ -63,7 +63,9 @@ async def watching(
     async def follow() -> None:
         try:
             async with anyio.create_task_group() as group:
-                await watcher.watch(group, scan(roots, NAME, EXCLUDE).watchable if folders is None else folders)
+                await watcher.watch(group)
+                for folder in scan(roots, NAME, EXCLUDE).watchable if folders is None else folders:
+                    watcher.follow(folder)
                 stands.set()
                 while True:
                     seen.add(await watcher.hints())
@@ -111,7 +113,8 @@ class TestWatcher:
             await seen.until(lambda: database in seen.databases)
             (tmp_path / "new" / "deep").mkdir(parents=True)
             await seen.until(lambda: tmp_path / "new" in seen.folders)
-            assert await watcher.add({str(tmp_path / "new")}) == {str(tmp_path / "new")}
+            watcher.follow(str(tmp_path / "new"))
+            assert watcher.followed() == set()
             drop_request(request)
             await seen.until(lambda: request in seen.databases or request.parent in seen.folders)
             watcher.told.clear()
@@ -143,7 +146,7 @@ class TestWatcher:
             outside.rename(root / "moved")
             await seen.until(lambda: {root / "a", root / "moved"} <= seen.folders)
             seen.folders.clear()
-            await watcher.add({str(root / "a")})
+            watcher.follow(str(root / "a"))
             (root / "a" / ".selfheald-ignore").touch()
             await seen.until(lambda: root / "a" in seen.folders)
 
@@ -230,22 +233,19 @@ class TestWatcher:
             for number in range(30):
                 folder = tmp_path / "new" / str(number)
                 folder.mkdir(parents=True)
-                looked = await watcher.add({str(folder)})
-                missed |= scan(looked, NAME, EXCLUDE, deep=False).databases
+                watcher.follow(str(folder))
+                missed |= scan([folder], NAME, EXCLUDE, deep=False).databases
                 (folder / NAME).touch()
             await seen.until(lambda: len(seen.databases | missed) == 30)
 
-    async def test_many_later_folders_are_watched_with_the_first(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(watch, "LATER", 4)
+    async def test_many_later_folders_are_watched_with_the_first(self, tmp_path: Path) -> None:
         async with watching(tmp_path) as (watcher, seen):
             missed = set[Path]()
             for number in range(30):
                 folder = tmp_path / str(number)
                 folder.mkdir()
-                looked = await watcher.add({str(folder)})
-                missed |= scan(looked, NAME, EXCLUDE, deep=False).databases
+                watcher.follow(str(folder))
+                missed |= scan([folder], NAME, EXCLUDE, deep=False).databases
                 (folder / NAME).touch()
             await seen.until(lambda: len(seen.databases | missed) == 30)
             (tmp_path / NAME).touch()
@@ -255,7 +255,7 @@ class TestWatcher:
         (tmp_path / ".selfheald").mkdir()
         folders = {str(tmp_path), str(tmp_path / ".selfheald"), str(tmp_path / "gone")}
         async with watching(tmp_path, folders=folders) as (watcher, seen):
-            await watcher.add({str(tmp_path / "gone too")})
+            watcher.follow(str(tmp_path / "gone too"))
             (tmp_path / NAME).touch()
             await seen.until(lambda: seen.databases)
 
