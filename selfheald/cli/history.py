@@ -89,7 +89,7 @@ def _drawn(attempt: Mapping[str, Any], nodes: int, width: int) -> list[tuple[str
     """The steps as bars, below each its slowest nodes as paler ones; names are cut where there is no room."""
     longest = max((len(bar.name) + 2 * bar.is_node for bar in bars(attempt, _BAR, nodes)), default=0)
     wanted = max(_NAME if width >= 80 else 0, min(longest, 48))
-    room = max(_BAR // 2, min(_BAR, width - wanted - _TOOK - 4))
+    room = max(_BAR // 4, min(_BAR, width - wanted - _TOOK - 4))
     column = max(_LEAST, min(wanted, width - room - _TOOK - 4))
     lines = []
     for bar in bars(attempt, room, nodes):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from selfheald.errors import InitializationError, InitializationTimeoutError
+from selfheald.printable import one_line
 from selfheald.workspace import get_database_path
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def print_error(error: InitializationError) -> None:
         hint, *more = error.hint.splitlines()
         log = f" Log: {error.log}" if error.log else ""
         lines += [f"  {hint}{log}", *(f"  {line}" for line in more)]
-    _tell("\n".join(lines), "ERROR")
+    _tell("\n".join(one_line(line.expandtabs()) for line in lines), "ERROR")
 
 
 def _tell(text: str, level: str) -> None:

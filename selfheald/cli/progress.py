@@ -11,6 +11,7 @@ import anyio
 import typer
 
 from selfheald.explanation import describe
+from selfheald.printable import one_line
 from selfheald.quick_wait import ready_sentence
 from selfheald.terminal import colour_allowed
 
@@ -40,10 +41,13 @@ def _tables(count: int, kind: str = "") -> str:
 
 
 class Progress:
-    """Shows one sentence at a time on stderr. Use as a context manager."""
+    """Shows one sentence at a time on stderr. Use as a context manager.
+
+    Sentences come from files that others can write: what could move a cursor is spelled out.
+    """
 
     def __init__(self, first: str, *, quiet: bool = False) -> None:
-        self._text = first
+        self._text = one_line(first)
         self._quiet = quiet
         self._shown_at = float("-inf")
         self._spinner: Any = None
@@ -69,6 +73,7 @@ class Progress:
 
     def say(self, text: str | None) -> None:
         """Show a sentence, unless it is shown already."""
+        text = one_line(text or "")
         if text and text != self._text:
             self._text = text
             self._show()
@@ -87,7 +92,7 @@ class Progress:
         """End with a sentence."""
         self.__exit__()
         if not self._quiet:
-            typer.echo(text, err=True)
+            typer.echo(one_line(text), err=True)
 
     async def keep_talking(self) -> None:
         """Repeat what is going on, so that nobody is left silent. Runs until it is cancelled."""
@@ -97,14 +102,14 @@ class Progress:
                 again = describe(self._status, attempts=self._attempts) or self._text
                 self._shown_at = time.monotonic()
                 if not self._quiet:
-                    typer.echo(f"{again} ({time.monotonic() - self._began:.0f} s)", err=True)
+                    typer.echo(f"{one_line(again)} ({time.monotonic() - self._began:.0f} s)", err=True)
 
     def leave(self, text: str) -> None:
         """Show a sentence that stays to be read."""
         if self._spinner is None:
             self.say(text)
         else:
-            self._spinner.console.print(text, markup=False, highlight=False)
+            self._spinner.console.print(one_line(text), markup=False, highlight=False)
 
     async def along(self, work: Awaitable[Found]) -> Found:
         """Do some work, and keep talking meanwhile; its error comes out as it is."""

@@ -48,13 +48,15 @@ def tabbed_line(overview: Overview, entry: Entry) -> str:
     return "\t".join(map(one_line, words)).rstrip()
 
 
-def common_folder(entries: Sequence[Entry]) -> str:
-    """The folder that all workspaces are in, or that one of them is."""
-    return os.path.commonpath([entry.database.workspace for entry in entries]) if entries else "/"
+def common_folder(entries: Sequence[Entry]) -> Path:
+    """The innermost folder that all workspaces are in."""
+    workspaces = [entry.database.workspace for entry in entries]
+    common = Path(os.path.commonpath(workspaces))
+    return common.parent if common in workspaces else common
 
 
 def table(
-    overview: Overview, entries: Sequence[Entry], width: int, base: str, *, folded: bool = True
+    overview: Overview, entries: Sequence[Entry], width: int, base: Path, *, folded: bool = True
 ) -> RenderableType:
     """Some of the databases, workspaces named as seen from ``base``, for a terminal of so many characters.
 
@@ -98,7 +100,7 @@ def bar(progress: Mapping[str, Any], width: int = _BAR) -> str:
     return "█" * full + "░" * (width - full)
 
 
-def _named(entry: Entry, base: str) -> str:
+def _named(entry: Entry, base: Path) -> str:
     return one_line(os.path.relpath(entry.database.workspace, base))
 
 

@@ -75,7 +75,7 @@ def _typing(shell: str, home: Path, environment: Mapping[str, str]) -> Iterator[
     """A shell that has read the script and waits for a command."""
     _script(shell, home, environment)
     words, reading = SHELLS[shell]
-    with terminal(words, _environment(home, environment), home) as screen:
+    with terminal(words, _environment(home, environment), folder=home) as screen:
         screen.send(f"{reading}\n")
         screen.expect("ready ")
         yield screen

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from processes import Selfheald
+from processes import Selfheald, command
 from projects import copy_project, own_database
+from terminals import plain, terminal
 
 from selfheald.workspace import Database
 
@@ -15,6 +16,10 @@ from selfheald.workspace import Database
 HOSTILE = {
     "outcome": "\x1b[2J",
     "steps": [{"name": "\x07", "started_at": "2026-01-01T00:00:00Z"}],
+    "nodes": {
+        "slowest": [{"name": "\x1b]0;gone\x07[bold]", "step": "\x07", "started_at": "2026-01-01T00:00:00Z"}],
+        "others": "\x07",
+    },
     "error": {"code": 1},
 }
 
@@ -50,6 +55,40 @@ def test_for_people(selfheald: Selfheald, tried_twice: Database) -> None:
         "Publishing",
     ]
     assert [line.index("█") for line in drawn] == sorted(line.index("█") for line in drawn)
+
+
+def test_the_nodes_of_an_attempt(selfheald: Selfheald, tried_twice: Database) -> None:
+    """Below their steps, paler; the one that failed too, and of many the slowest."""
+    failed, made = selfheald.ok("history", tried_twice).stdout.split("\n2", 1)
+    drawn = [line[4:29].rstrip() for line in made.splitlines() if "▒" in line]
+    assert drawn[0] == "regions"
+    assert sorted(drawn[1:]) == ["dim_regions", "fct_headcount", "stg_regions"]
+    [above] = [made.splitlines()[number - 1] for number, line in enumerate(made.splitlines()) if "  regions " in line]
+    assert above.startswith("  Loading seed data")
+    assert "    dim_regions" in {line[:29].rstrip() for line in failed.splitlines()}
+
+    one = selfheald.ok("history", tried_twice, "-n", "1", "--nodes", "1").stdout
+    assert len([line for line in one.splitlines() if "▒" in line]) == 1
+    assert "  and 3 faster nodes (--nodes 4, --json)" in one
+    assert "▒" not in selfheald.ok("history", tried_twice, "--nodes", "0").stdout
+
+    told, last = (each["nodes"] for each in selfheald.document("history", tried_twice)["attempts"])
+    assert [node["name"] for node in last["slowest"]] == drawn
+    assert last["others"] == 0
+    for node in last["slowest"]:
+        assert set(node) == {"name", "step", "status", "started_at", "completed_at", "duration_seconds"}
+        assert node["status"] == "success"
+        assert node["duration_seconds"] > 0
+        assert node["step"] == ("load_seeds" if node["name"] == "regions" else "build_foundation")
+    assert {node["name"]: node["status"] for node in told["slowest"]}["dim_regions"] == "error"
+
+
+def test_on_a_narrow_terminal(selfheald: Selfheald, tried_twice: Database) -> None:
+    with terminal(command("history", tried_twice), selfheald.settings() | {"TERM": "xterm"}, (40, 24)) as screen:
+        assert screen.wait() == 0
+    drawn = [line for line in plain(screen.text).splitlines() if "█" in line or "▒" in line]
+    assert len(drawn) > 5
+    assert all(len(line) <= 40 for line in drawn)
 
 
 def test_the_latest_alone(selfheald: Selfheald, tried_twice: Database) -> None:

@@ -27,9 +27,7 @@ from processes import (
     running,
     status,
 )
-from terminals import terminal
-
-ESCAPE = "\x1b"
+from terminals import ESCAPE, terminal
 
 
 class TestExec:

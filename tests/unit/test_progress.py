@@ -120,6 +120,20 @@ class TestWithoutATerminal:
         assert printed.out == ""
         assert printed.err.splitlines() == ["Waiting for [/w]", "queued", "Publishing…", "Ready"]
 
+    def test_words_of_strangers(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """What a status file says comes from whoever wrote it."""
+        poison = "\x1b[2J\x1b]0;gone\x07\nx"
+        running = [{"name": "build_foundation", "display_name": poison, "status": "running"}]
+        with Progress(poison) as progress:
+            progress.on_status({"state": "in_progress", "steps": running, "warnings": [poison]})
+            progress.leave(poison)
+            progress.final(poison)
+        printed = capsys.readouterr().err
+        assert len(printed.splitlines()) >= 4
+        assert all(line.isprintable() for line in printed.splitlines()), printed
+        print_error(InitializationError(poison, path=poison, hint=poison, log=poison))
+        assert all(line.isprintable() for line in capsys.readouterr().err.splitlines())
+
     def test_quiet_is_quiet(self, capsys: pytest.CaptureFixture[str]) -> None:
         with Progress("Waiting", quiet=True) as progress:
             progress.say("queued")

@@ -72,6 +72,7 @@ def test_a_disk_that_is_full_when_a_database_comes(site: Site, small: Disk, figu
             for database in (ready, lacking):
                 told(site.daemon, database, "disk_full")
             asked = site.selfheald.run("wait", lacking, "--timeout", "20")
+            explained = site.selfheald.ok("status", lacking).stdout
             calm(site.daemon)
             untouched(lacking)
             assert not marker_path(ready).exists()
@@ -80,6 +81,8 @@ def test_a_disk_that_is_full_when_a_database_comes(site: Site, small: Disk, figu
             assert error.startswith("error[disk_full]"), asked.stderr
             assert str(lacking.parent) in error
             assert "Free disk space" in hint
+            assert "not ready: nothing can be written: the file system of " in explained
+            assert "→ Free disk space" in explained
         for database in (ready, lacking):
             healed(database)
         assert status(lacking)["state"] == "completed"
