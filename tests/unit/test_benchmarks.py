@@ -8,7 +8,7 @@ from rich.console import Console
 from benchmarks.measuring import in_turns, repeated
 from benchmarks.plots import curves
 from benchmarks.rendering import COLUMNS, markdown, notes, print_chapter, row
-from benchmarks.report import BEGIN, END, put_in
+from benchmarks.report import marks, put_in, shown
 from benchmarks.results import (
     Aim,
     Chapter,
@@ -169,15 +169,23 @@ class TestReports:
         assert curves(REPORT) == {"models": {"a": [(30.0, 0.002, "s"), (300.0, 0.02, "s")]}}
 
     def test_figures_go_between_the_marks(self) -> None:
-        text = f"before\n{BEGIN}old\n{END}after\n"
-        once = put_in(text, "new")
-        assert once == f"before\n{BEGIN}\nnew\n{END}after\n"
-        assert put_in(once, "new") == once
+        begin, end = marks("it")
+        text = f"before\n{begin}old\n{end}after\n"
+        once = put_in(text, "it", "new")
+        assert once == f"before\n{begin}\nnew\n{end}after\n"
+        assert put_in(once, "it", "new") == once
 
-    @pytest.mark.parametrize("text", ["", BEGIN, f"{END}{BEGIN}"])
+    @pytest.mark.parametrize("text", ["", marks("it")[0], "".join(reversed(marks("it"))), "".join(marks("other"))])
     def test_without_marks_nothing_is_put_in(self, text: str) -> None:
         with pytest.raises(ValueError, match="marks"):
-            put_in(text, "new")
+            put_in(text, "it", "new")
+
+    def test_a_plot_for_each_axis(self) -> None:
+        assert shown(["models", "MB"]).splitlines() == [
+            "![Cost by models in the dbt project](performance/models.svg)",
+            "",
+            "![Cost by size of the database (MB)](performance/mb.svg)",
+        ]
 
 
 class TestMeasuring:
