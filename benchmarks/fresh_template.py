@@ -31,6 +31,7 @@ def _measure(bench: Bench) -> Iterator[Figure]:
 
 def _one(bench: Bench, project: Project) -> Iterator[Figure]:
     """One workspace after the other, and in turns with it what it is compared with."""
+    bench.say(f"{project.what} …")
     hand, root, copies = ByHand(bench, project), bench.make_folder("template"), bench.make_folder("copies")
     numbers = count()
     made = new_workspace(root, "first")
