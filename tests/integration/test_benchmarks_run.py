@@ -64,10 +64,11 @@ def running_in(folder: Path) -> list[str]:
     return lines
 
 
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("name", NAMES)
 def test_each_subject_can_be_measured(name: str, tmp_path: Path) -> None:
     with benchmarks(tmp_path, "--tiny", "--only", name) as process:
-        code = process.wait(100)
+        code = process.wait(200)
     assert code == 0, (tmp_path / "told").read_text()
     report = from_json((tmp_path / "out" / "results.json").read_text())
     assert report.form == "tiny"
@@ -84,6 +85,7 @@ def test_each_subject_can_be_measured(name: str, tmp_path: Path) -> None:
     assert os.uname().nodename not in text
 
 
+@pytest.mark.timeout(240)
 def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
     told = tmp_path / "told"
     with benchmarks(tmp_path, "--tiny", "--only", "client", "fresh_dbt") as process:
