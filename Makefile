@@ -13,7 +13,7 @@ VERSIONED := tests/unit tests/integration/test_bundled_project.py tests/integrat
 	tests/integration/test_selection.py tests/integration/test_table_checker.py tests/acceptance/test_ready.py \
 	tests/acceptance/test_staffing_project.py
 
-.PHONY: help demo test test-pinned test-systemd soak pictures reference lint format types clean
+.PHONY: help demo test test-pinned test-systemd soak bench pictures reference lint format types clean
 
 help: ## What there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -32,6 +32,9 @@ test-systemd: $(VENV)/.tests ## Set up, then run the tests that boot a systemd o
 
 soak: $(VENV)/.tests $(PINNED)/.installed ## Set up, then try for an hour to break each promise, and print the figures
 	SELFHEALD_SOAK=1 $(PYTEST) -m soak
+
+bench: $(VENV)/.tests $(PINNED)/.installed ## Set up, then measure all beside its peers; ARGS=--large: more of all
+	$(BIN)/python -m benchmarks $(ARGS)
 
 pictures: $(VENV)/.installed ## Draw the pictures of the README anew, from what the commands print
 	$(BIN)/python docs/pictures.py
@@ -61,8 +64,9 @@ $(VENV)/.installed: pyproject.toml requirements/newest.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
-$(VENV)/.tests: $(VENV)/.installed requirements/dev.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements/dev.txt
+$(VENV)/.tests: $(VENV)/.installed requirements/dev.txt requirements/bench.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements/dev.txt \
+		--requirement requirements/bench.txt
 	touch $@
 
 $(PINNED)/.tests: $(PINNED)/.installed requirements/dev.txt

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 
 from rich.console import Console
 
@@ -25,7 +27,8 @@ WIDTH = 180
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run it: 0 all was measured, 1 not all could be, 130 ended by Ctrl-C. What was measured is written in any case."""
+    """Run it: 0 all was measured, 1 not all could be, 130 ended by a signal; what was measured is written."""
+    signal.signal(signal.SIGTERM, _end)
     known = {subject.name: subject for subject in subjects()}
     given = _parser(sorted(known)).parse_args(arguments)
     form: Form = "tiny" if given.tiny else "large" if given.large else "small"
@@ -34,17 +37,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="selfheald-bench-", dir=given.within) as folder:
         bench = Bench(Path(folder).resolve(), form, _pinned(), lambda text: console.print(f"  {text}", markup=False))
         report = Report(form, facts(bench.folder, bench.pinned))
-        try:
-            for subject in chosen:
-                chapter, ended = run_subject(subject, bench, console)
-                report = replace(report, chapters=(*report.chapters, chapter))
-                print_chapter(chapter, Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH))
-                if ended:
-                    return 130
-        finally:
+        for subject in chosen:
+            chapter, ended = run_subject(subject, bench, console)
+            report = replace(report, chapters=(*report.chapters, chapter))
             write(report, given.out)
-            console.print(f"written: {given.out}", markup=False)
+            print_chapter(chapter, Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH))
+            if ended:
+                return 130
+        console.print(f"written: {given.out}", markup=False)
     return int(any(chapter.failure for chapter in report.chapters))
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """Let SIGTERM end it as Ctrl-C does, with all that it started; whoever runs in the background hears no other."""
+    raise KeyboardInterrupt
 
 
 def run_subject(subject: Subject, bench: Bench, console: Console) -> tuple[Chapter, bool]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from itertools import count
 
 from benchmarks.bench import Bench
-from benchmarks.fresh import ensure, make_ready, new_workspace
+from benchmarks.fresh import ensure, in_daemon, make_ready, new_workspace
 from benchmarks.measuring import in_turns
 from benchmarks.projects import ByHand, Project, bundled, generated
 from benchmarks.results import Aim, Figure, Kind, Peer, Series
@@ -28,6 +27,7 @@ def _measure(bench: Bench) -> Iterator[Figure]:
 
 
 def _figures(bench: Bench, project: Project, *, factor: float | None, curve: bool = False) -> Iterator[Figure]:
+    bench.say(f"{project.what} …")
     series = _in_turns(bench, project)
     three, one = Peer(THREE, series[THREE]), Peer(ONE, series[ONE])
     at = ("models", project.models) if curve else None
@@ -35,6 +35,7 @@ def _figures(bench: Bench, project: Project, *, factor: float | None, curve: boo
     aim = None if factor is None else Aim(Kind.FASTER, factor)
     yield Figure(f"warm daemon{suffix}", series["warm"], peer=three, aim=aim, at=at)
     yield Figure(f"warm daemon{suffix}", series["warm"], peer=one, aim=aim and Aim(Kind.FASTER, 3), at=at)
+    yield Figure(f"warm daemon, the initialization alone{suffix}", series["inside"], at=at)
     yield Figure(f"daemon that has just started{suffix}", series["cold"], peer=three, at=at)
     yield Figure(f"selfheald ensure{suffix}", series["ensure"], peer=three, at=at)
 
@@ -45,22 +46,29 @@ def _in_turns(bench: Bench, project: Project) -> dict[str, Series]:
     warm_root, cold_root, own_root = (bench.make_folder(name) for name in ("warm", "cold", "ensure"))
     settings = {**_SETTINGS, **project.settings}
     numbers = count()
+    inside: list[float] = []
+
+    def warm() -> float:
+        folder = new_workspace(warm_root, f"w{next(numbers)}")
+        seconds = make_ready(folder)
+        inside.append(in_daemon(folder))
+        return seconds
 
     def cold() -> float:
         with bench.daemon(cold_root, **settings):
             return make_ready(new_workspace(cold_root, f"w{next(numbers)}"))
 
-    with ExitStack() as running:
-        running.enter_context(bench.daemon(warm_root, **settings))
+    with bench.daemon(warm_root, **settings):
         turns = {
-            "warm": lambda: make_ready(new_workspace(warm_root, f"w{next(numbers)}")),
+            "warm": warm,
             "cold": cold,
             "ensure": lambda: ensure(bench, new_workspace(own_root, f"w{next(numbers)}"), **settings),
             THREE: lambda: hand_three.run(project.three),
             ONE: lambda: hand_one.run(project.one),
         }
         # The first time all read the project; from then on each knows it.
-        return in_turns(turns, rounds, warm_up=bench.scaled(tiny=0, small=1, large=1))
+        series = in_turns(turns, rounds, warm_up=bench.scaled(tiny=0, small=1, large=1))
+    return series | {"inside": Series(tuple(inside[-rounds:]))}
 
 
 SUBJECT = Subject("fresh_dbt", "A fresh workspace that dbt has to make", _measure)

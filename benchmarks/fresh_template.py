@@ -31,6 +31,7 @@ def _measure(bench: Bench) -> Iterator[Figure]:
 
 def _one(bench: Bench, project: Project) -> Iterator[Figure]:
     """One workspace after the other, and in turns with it what it is compared with."""
+    bench.say(f"{project.what} …")
     hand, root, copies = ByHand(bench, project), bench.make_folder("template"), bench.make_folder("copies")
     numbers = count()
     made = new_workspace(root, "first")
@@ -47,12 +48,13 @@ def _one(bench: Bench, project: Project) -> Iterator[Figure]:
     with bench.daemon(root, **_settings(bench), **project.settings):
         make_ready(made)
         turns = {"template": template, COPY: lambda: _copy(made / NAME, copies / f"{next(numbers)}.duckdb")}
-        rounds = bench.scaled(tiny=2, small=25, large=100)
-        series = in_turns(turns, rounds, warm_up=1)
+        rounds = bench.scaled(tiny=1, small=25, large=100)
+        unmeasured = bench.scaled(tiny=0, small=1, large=1)
+        series = in_turns(turns, rounds, warm_up=unmeasured)
         # dbt's commands take a thousand times as long: a few in turns with the same must do.
         slow = bench.scaled(tiny=1, small=3, large=5)
         turns = {"template": template, THREE: lambda: hand.run(project.three)}
-        beside = in_turns(turns, slow, warm_up=bench.scaled(tiny=0, small=1, large=1))
+        beside = in_turns(turns, slow, warm_up=unmeasured)
     note = _verdict(used)
     three, copy = Peer(THREE, beside[THREE]), Peer(COPY, series[COPY])
     what = f"request to marker, {project.what}"
@@ -63,11 +65,11 @@ def _one(bench: Bench, project: Project) -> Iterator[Figure]:
 
 def _many(bench: Bench) -> Iterator[Figure]:
     """Many fresh workspaces that all want to be ready at once, and no template yet."""
-    wanted = bench.scaled(tiny=3, small=1000, large=1000)
+    wanted = bench.scaled(tiny=2, small=1000, large=1000)
     project = bundled(bench)
-    note = _trial(bench, project)
+    note = "" if bench.form == "tiny" else _trial(bench, project)
     # If dbt makes each of them, all would take it an hour.
-    number = bench.scaled(tiny=2, small=20, large=20) if note else wanted
+    number = 20 if note else wanted
     root = bench.make_folder("many")
     folders = [new_workspace(root, f"w{place:04}") for place in range(number)]
     with bench.daemon(root, **_settings(bench), **project.settings):

@@ -12,7 +12,7 @@ from benchmarks.results import Report
 #: Of each axis its curves, and of each curve what it costs at which places: (place, median, unit).
 Curves = dict[str, list[tuple[float, float, str]]]
 
-_WORDS = {"models": "models in the dbt project", "MB": "size of the database (MB)", "tables": "tables in the database"}
+WORDS = {"models": "models in the dbt project", "MB": "size of the database (MB)", "tables": "tables in the database"}
 
 
 def curves(report: Report) -> dict[str, Curves]:
@@ -35,9 +35,14 @@ def curves(report: Report) -> dict[str, Curves]:
     return {axis: kept for axis, lines in found.items() if (kept := _long_enough(lines))}
 
 
+def file_name(axis: str) -> str:
+    """The plot of an axis."""
+    return f"{axis.lower()}.svg"
+
+
 def draw(report: Report, folder: Path) -> list[Path]:
     """Draw a picture for each axis into a folder; their paths."""
-    return [_draw(axis, lines, folder / f"{axis.lower()}.svg") for axis, lines in curves(report).items()]
+    return [_draw(axis, lines, folder / file_name(axis)) for axis, lines in curves(report).items()]
 
 
 def _long_enough(lines: Mapping[str, list[tuple[float, float, str]]]) -> Curves:
@@ -71,7 +76,7 @@ def _draw(axis: str, lines: Curves, path: Path) -> Path:
             else:
                 area.set_ylim(bottom=0)
             area.set_ylabel("seconds" if unit == "s" else unit)
-            area.set_xlabel(_WORDS.get(axis, axis))
+            area.set_xlabel(WORDS.get(axis, axis))
             area.grid(alpha=0.3)
             area.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
         path.parent.mkdir(parents=True, exist_ok=True)

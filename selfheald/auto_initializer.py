@@ -44,6 +44,8 @@ class AutoInitializer:
     ``db`` is the database's path; ``config`` the configuration (default: as the commands find it). Safe in a process
     that has the database open: whatever must open it is done in child processes, so no lock of the caller's is lost.
     ``in_process`` spares the one for looking where no file is yet, in a process that never has it open.
+    It can be pickled before it is used, if the given functions can: it holds a path and settings, and nothing of a
+    daemon's, so that whoever distributes work may run it on another host that sees the same files.
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class AutoInitializer:
         *,
         timeout: float = 300.0,
         on_status: OnWrite | None = None,
-        announce: Callable[[str], None] = lambda message: None,
+        announce: Callable[[str], None] | None = None,
         keep_staging: bool = False,
         in_process: bool = False,
     ) -> None:
@@ -61,7 +63,7 @@ class AutoInitializer:
         self.config = config or load_config()
         self.timeout = timeout
         self._on_status = on_status
-        self._announce = announce
+        self._announce = announce or _say_nothing
         self._keep_staging = keep_staging
         self._read = read_here if in_process else read_apart
 
@@ -170,6 +172,10 @@ def required_tables(db: Path) -> tuple[RequiredTable, ...]:
 
 
 resolve_required_with(required_tables)
+
+
+def _say_nothing(message: str) -> None:
+    """For whoever needs no word of what takes its time."""
 
 
 async def read_apart(path: Path) -> Reading:

@@ -11,7 +11,6 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
@@ -118,7 +117,7 @@ def load_config(
             "\n".join(dict.fromkeys(problems)), code="config_invalid", path=found.path or explicit
         )
     origins = {dotted(key): layer.origin for layer in layers for key in layer.values}
-    return config.with_sources(Sources(found.path, found.notices, MappingProxyType(origins)))
+    return config.with_sources(Sources(found.path, found.notices, origins))
 
 
 def config_sources(config: Config) -> Sources:

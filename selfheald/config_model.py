@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -61,12 +60,13 @@ class Sources:
     """Where a configuration came from. Never part of a comparison of two configurations.
 
     ``file`` is the file that was used, if any; ``notices`` tell of files that were passed over; ``origins``
-    says for each dotted key that was set ``service``, ``file``, ``environment`` or ``command line``.
+    says for each dotted key that was set ``service``, ``file``, ``environment`` or ``command line``. Like all of a
+    configuration it can be pickled, so that another process, or another host, can be given it.
     """
 
     file: Path | None = field(default=None, compare=False)
     notices: tuple[str, ...] = field(default=(), compare=False)
-    origins: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), compare=False)
+    origins: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 def _words(text: str) -> dict[str, Any]:

@@ -774,6 +774,12 @@ def test_the_client_may_be_copied(tmp_path: Path) -> None:
     assert run_python(code, tmp_path).split() == ["copied"]
 
 
+def test_importing_it_loads_nothing_that_it_can_do_without() -> None:
+    code = "import contextlib, json, pathlib, shlex, sys; before = set(sys.modules); import selfheald.client"
+    code += "; print(*{'asyncio', 'dataclasses', 'inspect', 'typing'} & (set(sys.modules) - before))"
+    assert run_python(code, options=("-S",)).split() == []
+
+
 @pytest.mark.parametrize("name", ["client.py", "errors.py"])
 def test_what_may_be_copied_is_written_for_python_39(name: str) -> None:
     text = (ROOT / "selfheald" / name).read_text(encoding="utf-8")
