@@ -17,6 +17,8 @@ from selfheald.config_model import Config, keys, sections
 HIDDEN = "<hidden>"
 _SECRET = re.compile(r"passw|token|secret|key|credential|passphrase|private|pwd", re.IGNORECASE)
 _LOGIN = re.compile(r"(?<=://)[^/@\s]+@")
+#: What may be a secret in an address: what stands before an @ in it, and behind a ?.
+_OF_ADDRESS = re.compile(r"[^/@\s]+(?=@)|(?<=\w\?)\S*=\S*")
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 #: Keys of the model that hold sizes; they are written as people write them.
 _SIZES = {
@@ -42,11 +44,19 @@ def show(config: Config) -> dict[str, Any]:
     return {name: _hidden((name,), value) for name, value in _plain(config).items()}
 
 
-def show_toml(config: Config) -> str:
-    """The effective configuration as TOML, secrets hidden; a comment tells what is not at its default."""
+def show_toml(config: Config, *, discreet: bool = False) -> str:
+    """The effective configuration as TOML, secrets hidden; a comment tells what is not at its default.
+
+    ``discreet`` hides all values of the user's own words, whatever they are called: for who is not to know them.
+    """
     origins = config.sources.origins
     lines = []
     shown = show(config)
+    if discreet:
+        shown = _bare_addresses(shown)
+        shown["dbt"] = {
+            key: _covered(value) if is_private(("dbt", key)) else value for key, value in shown["dbt"].items()
+        }
     blocks: list[tuple[str, dict[str, Any]]] = [("", {"state_dir": shown["state_dir"]})]
     blocks += [(name, shown[name]) for name in sections()]
     for section, table in blocks:
@@ -152,6 +162,40 @@ def _hidden(key: tuple[str, ...], value: Any) -> Any:
     if isinstance(value, list):
         return [_hidden((*key, "") if isinstance(item, dict) else key, item) for item in value]
     return _LOGIN.sub(f"{HIDDEN}@", value) if isinstance(value, str) else value
+
+
+def _bare_addresses(value: Any) -> Any:
+    """Without what may be a secret in an address."""
+    if isinstance(value, dict):
+        return {key: _bare_addresses(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_bare_addresses(item) for item in value]
+    return _OF_ADDRESS.sub(HIDDEN, value) if isinstance(value, str) else value
+
+
+def _covered(value: Any) -> Any:
+    """Names alone."""
+    if isinstance(value, dict):
+        return dict.fromkeys(value, HIDDEN)
+    if isinstance(value, list):
+        return [HIDDEN for _ in value]
+    return HIDDEN if value else value
+
+
+def private_words(config: Config) -> set[str]:
+    """All texts in the user's own words, which may hold secrets: to be looked for where none may be."""
+    dbt = config.dbt
+    found = {*dbt.env.values(), *dbt.vars_command[1:], dbt.pre_sql or ""}
+    todo: list[Any] = [dbt.vars]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, Mapping):
+            todo += value.values()
+        elif isinstance(value, (list, tuple)):
+            todo += value
+        elif isinstance(value, str):
+            found.add(value)
+    return found - {""}
 
 
 def _hidden_arguments(arguments: list[str]) -> list[str]:

@@ -1,20 +1,28 @@
-"""``selfheald doctor``: proves the set-up, each finding with its cure. Changes nothing."""
+"""``selfheald doctor``: proves the set-up, each finding with its cure. Changes nothing; writes an archive if asked."""
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import anyio
 import typer
 
 from selfheald.cli.output import ConfigOption, JsonOption, print_json
 from selfheald.cli.progress import Progress
+from selfheald.diagnosis.archive import require_new
+from selfheald.diagnosis.archive import write as write_archive
 from selfheald.diagnosis.findings import GROUPS, Finding, Status, document
 from selfheald.errors import InitializationError
 from selfheald.printable import one_line
 from selfheald.terminal import colour_allowed
+
+if TYPE_CHECKING:
+    from selfheald.config import Config
+    from selfheald.diagnosis.examination import Examination
 
 #: Each status as a word, which is there without colours too.
 _WORDS = {Status.GREEN: "ok", Status.YELLOW: "note", Status.RED: "bad"}
@@ -32,6 +40,15 @@ def command(
             "--user", metavar="NAME", help="Judge the rights of this user, as whom a service runs.", show_default=False
         ),
     ] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            "--bundle",
+            metavar="FILE",
+            help="Write an archive for who is to help (tar.gz), without rows and secrets. Nothing is replaced.",
+            show_default=False,
+        ),
+    ] = None,
     config: ConfigOption = None,
 ) -> None:
     """Prove the set-up: configuration, versions, dbt project, roots, limits, daemon. Changes nothing.
@@ -40,16 +57,42 @@ def command(
 
     Example: selfheald doctor --json
     """
-    findings = _examine(roots or [], user, config)
+    if bundle is not None:
+        require_new(bundle.absolute())
+    examination, effective = _examine(roots or [], user, config)
+    findings = examination.findings
+    # Written before anything is printed: whoever reads that may go away, and what cannot be written is said last.
+    written = None if bundle is None else _written(bundle.absolute(), examination, effective)
     if json:
         print_json(document(findings))
     else:
         _print(findings)
+    if isinstance(written, InitializationError):
+        raise written
+    if written is not None:
+        typer.echo(written, err=json)
     if any(finding.status is Status.RED for finding in findings):
         raise typer.Exit(1)
 
 
-def _examine(roots: Sequence[Path], user: str | None, config: Path | None) -> list[Finding]:
+def _written(target: Path, examination: Examination, config: Config | None) -> str | InitializationError:
+    """Write the archive; what is to be said of it, or why there is none."""
+    from selfheald.diagnosis import bundle
+
+    now = time.time()
+    members = bundle.members(examination, config, os.environ, now)
+    try:
+        size = write_archive(target, members, now)
+    except InitializationError as error:
+        return error
+    return (
+        f"\nWrote {target} ({size / 1000:.0f} kB, readable by you alone): {', '.join(members)}.\n"
+        "Without rows, without values of variables, without profiles; README.txt in it tells what is left out."
+    )
+
+
+def _examine(roots: Sequence[Path], user: str | None, config: Path | None) -> tuple[Examination, Config | None]:
+    """What was found out, and by which configuration; none if it is wrong."""
     from selfheald.config import load_config
     from selfheald.diagnosis import examination
     from selfheald.diagnosis.probe_places import person_named, this_person
@@ -59,9 +102,9 @@ def _examine(roots: Sequence[Path], user: str | None, config: Path | None) -> li
     try:
         effective = load_config(config, overrides)
     except InitializationError as error:
-        return examination.examine_machine_alone(error)
+        return examination.Examination(examination.examine_machine_alone(error)), None
     with Progress("Looking at the set-up", quiet=True) as progress:
-        return anyio.run(examination.examine, effective, person, progress.say)
+        return anyio.run(examination.examine, effective, person, progress.say), effective
 
 
 def _print(findings: Sequence[Finding]) -> None:

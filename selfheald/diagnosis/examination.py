@@ -8,6 +8,7 @@ import platform
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from selfheald.diagnosis.judge_machine import (
 )
 from selfheald.diagnosis.judge_places import judge_place, judge_roots, judge_space
 from selfheald.diagnosis.judge_setup import (
+    Interpreter,
     judge_configuration,
     judge_daemon_python,
     judge_formats,
@@ -57,9 +59,21 @@ from selfheald.workspace import PRIVATE_FOLDER, merge_roots
 _SERVICE = "selfheald.service"
 
 
-async def examine(config: Config, person: Person, announce: Callable[[str], None]) -> list[Finding]:
-    """All findings about a configuration that could be read, for a daemon that runs as ``person``."""
-    findings = judge_configuration(config.sources.file, config_sources(config).notices, warnings(config))
+@dataclass(slots=True)
+class Examination:
+    """The findings, and what was learnt on the way."""
+
+    findings: list[Finding]
+    interpreter: Interpreter | None = None
+    plan: Plan | None = None
+    databases: list[Path] = field(default_factory=list)
+
+
+async def examine(config: Config, person: Person, announce: Callable[[str], None]) -> Examination:
+    """All about a configuration that could be read, for a daemon that runs as ``person``."""
+    learnt = Examination([])
+    findings = learnt.findings
+    findings += judge_configuration(config.sources.file, config_sources(config).notices, warnings(config))
     findings += _own_interpreter()
     roots = merge_roots([root for root in config.watch.roots if os.path.isdir(root)])  # noqa: PTH112 - never raises
     walked = anyio.Event()
@@ -68,8 +82,9 @@ async def examine(config: Config, person: Person, announce: Callable[[str], None
     async def examine_versions() -> None:
         found = await ask_interpreter(config)
         findings.extend(judge_interpreter(found))
-        writer = None if isinstance(found, InitializationError) else found.duckdb
-        known = set() if isinstance(found, InitializationError) else {found.prefix}
+        learnt.interpreter = None if isinstance(found, InitializationError) else found
+        writer = None if learnt.interpreter is None else learnt.interpreter.duckdb
+        known = set() if learnt.interpreter is None else {learnt.interpreter.prefix}
         others = simulators(os.environ, known)
         findings.extend(judge_formats(config.dbt.storage_version, writer, daemon_duckdb(), others))
 
@@ -79,6 +94,7 @@ async def examine(config: Config, person: Person, announce: Callable[[str], None
             await walked.wait()
             workspace = seen.databases[0].parent if seen.databases else workspace
         found, dbt_was_asked = await read_project(config, workspace, announce)
+        learnt.plan = None if isinstance(found, InitializationError) else found
         if dbt_was_asked:
             findings.extend(judge_plan(found, profile_of(config, _project_dir(config, found))))
         elif isinstance(found, InitializationError):
@@ -88,6 +104,7 @@ async def examine(config: Config, person: Person, announce: Callable[[str], None
         nonlocal seen
         locks = await run_in_thread(flocks)
         seen = await run_in_thread(lambda: walk(roots, config.watch.database, config.watch.exclude, locks))
+        learnt.databases = seen.databases
         walked.set()
         findings.extend(await run_in_thread(lambda: _places(config, roots, person)))
         findings.extend(judge_traces(seen.traces))
@@ -100,7 +117,8 @@ async def examine(config: Config, person: Person, announce: Callable[[str], None
         group.start_soon(examine_project)
         group.start_soon(examine_places)
     findings += service_findings(config)
-    return complete(findings, "something else is in the way")
+    learnt.findings = complete(findings, "something else is in the way")
+    return learnt
 
 
 def examine_machine_alone(error: InitializationError) -> list[Finding]:

@@ -25,11 +25,12 @@ FLOORS = [
         cli.progress cli.standings
         cli.output
         daemon
+        diagnosis.bundle
         diagnosis.examination
         diagnosis.probe_setup diagnosis.probe_places diagnosis.probe_machine
         diagnosis.judge_traces
         diagnosis.judge_setup diagnosis.judge_places diagnosis.judge_machine
-        diagnosis.findings
+        diagnosis.findings diagnosis.archive diagnosis.discretion
         diagnosis
         service
         service.judgement
