@@ -38,7 +38,10 @@ FLOORS = [
         service.manager
         service.unit_text service.launchd_text service.programs
         service.order service.shipped service.launchd_keys
-        auto_initializer caretaker lookout heartbeat
+        auto_initializer caretaker lookout heartbeat metrics.endpoint
+        metrics.answers metrics.server
+        metrics.exposition metrics.page metrics.request
+        metrics.rows
         case
         initialization guarded_reader
         inspection
@@ -58,8 +61,8 @@ FLOORS = [
         config_text config_layers jinja_code
         config_model
         config_file config_values config_places
-        locks column_types
-        client threads spare notify standing terminal timeline journal log_reading names
+        locks column_types figures
+        client threads spare notify standing terminal timeline journal log_reading names metrics
         initialization_state
         errors
     """.strip().splitlines()
@@ -73,6 +76,7 @@ ONLY_IN = {
     "dbt": {"child"},
     "fsspec": {"read_only_files"},
     "loguru": {"log"},
+    "prometheus_client": {"metrics.exposition"},
 }
 
 
