@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
+
+from selfheald.config_values import is_loopback
 
 #: Bytes that the head of a request may have.
 MOST_BYTES = 8192
@@ -92,13 +93,3 @@ def host_of(address: str) -> str:
     """The host of ``HOST:PORT`` or ``HOST``, without the brackets of IPv6."""
     bracketed = re.fullmatch(r"\[([^\]]*)\](?::\d*)?", address)
     return bracketed[1] if bracketed else re.sub(r":\d*$", "", address)
-
-
-def is_loopback(host: str) -> bool:
-    """True if only this machine is meant by that name or address."""
-    if host.lower().rstrip(".") == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
