@@ -1,8 +1,8 @@
 """All figures in Prometheus' own format.
 
 Only this module imports its client, and only a daemon that serves figures imports this module. Nothing is counted in
-the client's objects: what it hands out is read, when it is asked for, from what the daemon counts anyway. No label takes
-a value that a stranger can choose: no name of a database, workspace or model is one.
+the client's objects: what it hands out is read, when it is asked for, from what the daemon counts anyway. No label
+takes a value that a stranger can choose: no name of a database, workspace or model is one.
 """
 
 from __future__ import annotations
