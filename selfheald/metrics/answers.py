@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from selfheald.figures import Figures, Snapshot
 from selfheald.metrics.exposition import KIND, exposition
 from selfheald.metrics.page import HEADERS, page
 from selfheald.metrics.request import RefusedError, Request, Response, require_own_name
-from selfheald.metrics.rows import MOST_ROWS, first_ones, read_rows
+from selfheald.metrics.rows import MOST_ROWS, Row, first_ones, read_rows
 from selfheald.standing import Standing
 from selfheald.threads import run_in_thread
 
@@ -31,7 +30,8 @@ class Answers:
         self._figures = figures
         self._snapshot = snapshot
         self._listed = listed
-        self._reader = anyio.CapacityLimiter(1)
+        self._turn = anyio.Lock()
+        self._reading = False
         self._page: tuple[float, Response] | None = None
 
     async def to(self, request: Request, *, only_own_name: bool) -> Response:
@@ -51,17 +51,35 @@ class Answers:
 
     async def _status_page(self) -> Response:
         """The page. It is made at most once a second, by one thread, however many look at it."""
-        if self._page is not None and anyio.current_time() - self._page[0] < PAGE_LASTS:
+        async with self._turn:
+            if self._page is None or anyio.current_time() - self._page[0] >= PAGE_LASTS:
+                try:
+                    with anyio.fail_after(PAGE_SECONDS):
+                        rows = await self._read()
+                except TimeoutError:
+                    return Response("the workspaces' file system does not answer\n", HTTPStatus.SERVICE_UNAVAILABLE)
+                except InitializationError as error:  # no thread could be started
+                    return Response(f"{error.message}\n", HTTPStatus.SERVICE_UNAVAILABLE)
+                text = page(self._snapshot(), self._figures, rows)
+                made = Response(text, kind="text/html; charset=utf-8", headers=HEADERS)
+                self._page = (anyio.current_time(), made)
             return self._page[1]
+
+    async def _read(self) -> list[Row]:
+        """The rows. Raises :class:`TimeoutError` while a thread that was given up is kept by what it reads."""
+        if self._reading:
+            raise TimeoutError
         shown = first_ones(self._listed(), MOST_ROWS)
+
+        def read() -> list[Row]:
+            try:
+                return read_rows(shown)
+            finally:
+                self._reading = False
+
+        self._reading = True
         try:
-            with anyio.fail_after(PAGE_SECONDS):
-                rows = await run_in_thread(partial(read_rows, shown), limiter=self._reader, abandon_on_cancel=True)
-        except TimeoutError:
-            return Response("the workspaces' file system does not answer\n", HTTPStatus.SERVICE_UNAVAILABLE)
-        except InitializationError as error:  # no thread could be started
-            return Response(f"{error.message}\n", HTTPStatus.SERVICE_UNAVAILABLE)
-        text = page(self._snapshot(), self._figures, rows)
-        made = Response(text, kind="text/html; charset=utf-8", headers=HEADERS)
-        self._page = (anyio.current_time(), made)
-        return made
+            return await run_in_thread(read, abandon_on_cancel=True)
+        except InitializationError:
+            self._reading = False
+            raise
