@@ -1,7 +1,8 @@
-"""Draws the pictures of the README: what the commands really print. `make pictures` runs it.
+"""Draws the pictures of the documents: what the commands really print, and the status page. `make pictures` runs it.
 
 A daemon, a good database and a bad one live in a temporary home folder meanwhile. The pictures call that folder, and
-the one that selfheald is installed in, by names that could be anybody's.
+the one that selfheald is installed in, by names that could be anybody's. The page takes a browser (Chromium); where
+there is none, its picture stays as it is.
 """
 
 from __future__ import annotations
@@ -9,12 +10,17 @@ from __future__ import annotations
 import os
 import pty
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.request
 import venv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich._export_format import CONSOLE_SVG_FORMAT
@@ -34,6 +40,10 @@ PICTURES: Mapping[str, Sequence[str]] = {
     "doctor": ["doctor", f"{HOME}/workspaces"],
     "logs": ["logs", "-n", "16"],
 }
+#: Programs that are Chromium, and the size of its window.
+BROWSERS, WINDOW = ("chromium", "chromium-browser", "google-chrome"), "1100,690"
+#: Seconds in which the page must show that something is being built.
+BUILDING_SECONDS = 60.0
 
 
 def main() -> None:
@@ -42,17 +52,30 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(os.path.realpath(folder)) / "planning"
         environ = _settle_in(home)
-        daemon = subprocess.Popen(_command(home, "run", "workspaces"), cwd=home, env=environ, stderr=subprocess.DEVNULL)
-        try:
+        with _daemon(home, environ):
             for workspace in ("alpha", "beta"):
                 waiting = _command(home, "wait", f"workspaces/{workspace}")
                 subprocess.run(waiting, cwd=home, env=environ, check=False, capture_output=True)
             for name, words in PICTURES.items():
                 real = [word.replace(HOME, str(home)) for word in words]
                 _draw(name, words, _anonymous(_printed(_command(home, *real), home, environ), home))
-        finally:
-            daemon.send_signal(signal.SIGTERM)
-            daemon.wait()
+        for workspace in ("gamma", "delta", "epsilon"):
+            (home / "workspaces" / workspace).mkdir()
+            (home / "workspaces" / workspace / "simulation.duckdb").touch()
+        port = _free_port()
+        with _daemon(home, environ | {"SELFHEALD_METRICS__LISTEN": f"127.0.0.1:{port}"}):
+            _photograph(_anonymous(_page(port), home), home)
+
+
+@contextmanager
+def _daemon(home: Path, environ: Mapping[str, str]) -> Iterator[None]:
+    command = _command(home, "run", "workspaces")
+    daemon = subprocess.Popen(command, cwd=home, env=dict(environ), stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        daemon.send_signal(signal.SIGTERM)
+        daemon.wait()
 
 
 def _settle_in(home: Path) -> dict[str, str]:
@@ -90,6 +113,41 @@ def _printed(command: Sequence[str], home: Path, environ: Mapping[str, str]) -> 
     if process.returncode not in (0, 1):
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
     return output.decode()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return int(found.getsockname()[1])
+
+
+def _page(port: int) -> str:
+    """The status page while a database is being built."""
+    end, page = time.monotonic() + BUILDING_SECONDS, ""
+    while not re.search('<progress value="[1-9]', page):
+        if time.monotonic() > end:
+            raise SystemExit(f"nothing is being built: {page}")
+        time.sleep(0.1)
+        with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/") as answer:
+            page = str(answer.read().decode())
+    return page
+
+
+def _photograph(page: str, home: Path) -> None:
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        sys.stdout.write("no Chromium: docs/pictures/page.png stays as it is\n")
+        return
+    file = home / "page.html"
+    file.write_text(page, encoding="utf-8")
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--window-size={WINDOW}"]
+    target = FOLDER / "page.png"
+    subprocess.run(
+        [browser, *options, f"--user-data-dir={home}/browser", f"--screenshot={target}", file.as_uri()],
+        check=True,
+        stderr=subprocess.DEVNULL,
+        timeout=60,
+    )
+    sys.stdout.write("docs/pictures/page.png\n")
 
 
 def _anonymous(text: str, home: Path) -> str:

@@ -25,6 +25,7 @@ from selfheald.crash_guard import CrashGuard
 from selfheald.dbt_host import Starter
 from selfheald.decision import Decision
 from selfheald.errors import ConcurrentInitializationError, InitializationError, from_os_error, is_shortage
+from selfheald.figures import Figures, longest_wait
 from selfheald.guarded_reader import GuardedReader
 from selfheald.initialization import BusyError, StartOverError, clean_up, initialize
 from selfheald.initialization_state import InitializationState, iso_time
@@ -56,10 +57,21 @@ WORTH_TELLING = 20
 
 
 class Caretaker:
-    """Everything that the daemon knows of its databases, and does about them. ``start`` starts dbt's children."""
+    """Everything that the daemon knows of its databases, and does about them.
 
-    def __init__(self, config: Config, threads: anyio.CapacityLimiter, guard: CrashGuard, start: Starter) -> None:
+    ``start`` starts dbt's children; what becomes of checks and initializations is counted in ``figures``.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        threads: anyio.CapacityLimiter,
+        guard: CrashGuard,
+        start: Starter,
+        figures: Figures | None = None,
+    ) -> None:
         self.config = config
+        self._figures = figures or Figures()
         self._reader = GuardedReader(guard, threads)
         self._start = start
         self._tools = self._new_tools()
@@ -73,6 +85,7 @@ class Caretaker:
         self._backlog_changed = anyio.Event()
         self._stopping = False
         self._at_work: Case | None = None
+        self._work_began = 0.0
         self._moved = anyio.current_time()
         #: Set when a database stands elsewhere, or what is being built has come further. Whoever waits puts a new one.
         self.news = anyio.Event()
@@ -107,6 +120,18 @@ class Caretaker:
     def progress(self) -> dict[str, Any] | None:
         """How far the running initialization is, as in its status record."""
         return None if self._at_work is None else self._at_work.status.record["progress"]
+
+    def listed(self) -> list[tuple[Path, Standing]]:
+        """All databases, and where each of them stands."""
+        return [(path, case.standing) for path, case in self._cases.items()]
+
+    def queue(self, now: float) -> tuple[int, float]:
+        """How many databases wait for their turn, and for how many seconds the first of them has."""
+        return len(self._backlog), longest_wait((case.queued_at for case in self._backlog), now)
+
+    def running_for(self, now: float) -> float | None:
+        """Seconds for which an initialization has been under way; ``None`` if none is."""
+        return None if self._at_work is None else now - self._work_began
 
     def overdue(self, now: float) -> float:
         """Seconds for which a check has been due while none has begun or ended."""
@@ -300,16 +325,17 @@ class Caretaker:
 
     async def _check_safely(self, case: Case, slots: anyio.Semaphore) -> None:
         """The boundary of one check: whatever goes wrong in it is this database's trouble alone."""
-        began = time.time()
+        began, began_at, outcome = time.time(), anyio.current_time(), None
         try:
             async with case.turn:
-                began = time.time()
+                began, began_at = time.time(), anyio.current_time()
                 await self._check(case)
         except InitializationError as error:
-            self._refuse(case, error)
+            outcome = self._refuse(case, error)
         except OSError as error:
-            self._refuse(case, from_os_error(error, error.filename or case.database, "use"))
+            outcome = self._refuse(case, from_os_error(error, error.filename or case.database, "use"))
         except Exception as error:  # noqa: BLE001 - one bad workspace never stops the daemon
+            outcome = "error"
             event_log("check_error", f"unexpected: {error!r}", "ERROR", database=str(case.database), exception=error)
         finally:
             case.checking = False
@@ -317,6 +343,8 @@ class Caretaker:
             case.first_hint = None
             slots.release()
             case.tell_of_check(began)
+            outcome = outcome or ("gone" if case.gone else case.standing.value)
+            self._figures.checked(outcome, case.checked_at - began_at)
         self._once_more_if_dirty(case)
 
     def _once_more_if_dirty(self, case: Case) -> None:
@@ -420,7 +448,10 @@ class Caretaker:
         if not adopt(case.database, found, answers=case.status.record["answers"]):
             self._look_again(case, BUSY_SECONDS[0])
             return
-        level = "DEBUG" if case.standing is Standing.READY else "INFO"  # one that is in use changes all the time
+        level = "DEBUG"  # one that is in use changes all the time
+        if case.standing is not Standing.READY:
+            level = "INFO"
+            self._figures.adopted()
         event_log("adopted", "ready: all tables are there", level, database=str(case.database))
         self._now_ready(case, seen)
 
@@ -459,14 +490,16 @@ class Caretaker:
             case.settle(seen)
         case.not_before = float("-inf")
 
-    def _refuse(self, case: Case, error: InitializationError) -> None:
+    def _refuse(self, case: Case, error: InitializationError) -> str:
         """A check ended in an error: tell once, and answer whoever asked."""
+        outcome = Standing.FAILED.value
         key = (error.code, error.message, *identity_key(file_identity(case.database.path)))
         if case.refused == key and not case.requested:
             case.catch_up()
-            return
+            return outcome
         case.refused = key
         self._stands(case, Standing.FAILED)
+        self._figures.check_failed(error.code)
         case.attempt += 1
         pause = self._retry.pause(error.code, case.attempt, random.random())
         error.step = error.step or "check_tables"
@@ -496,6 +529,7 @@ class Caretaker:
             self._give_up(case, error)
         else:
             self._try_again(case, pause)
+        return outcome
 
     def _try_again(self, case: Case, pause: float) -> None:
         """Look again in ``pause`` seconds; whoever asked is not answered yet."""
@@ -530,6 +564,8 @@ class Caretaker:
             return
         if not self._is_known(case):
             return
+        if case not in self._backlog:
+            case.queued_at = anyio.current_time()
         added = self._backlog.add(case, requested=case.requested)
         if added or case.requested:
             position = self._backlog.position(case)
@@ -553,7 +589,7 @@ class Caretaker:
                 await self._backlog_changed.wait()
                 continue
             self._show_positions()
-            case.initializing, self._at_work = True, case
+            case.initializing, self._at_work, self._work_began = True, case, anyio.current_time()
             self._stands(case, Standing.BUILDING)
             case.settled = None
             try:
@@ -606,17 +642,22 @@ class Caretaker:
             )
         except (BusyError, ConcurrentInitializationError, StartOverError) as obstacle:
             case.attempt -= 1
+            self._figures.postponed()
             case.status = Status(database, answers=case.status.record["answers"])
             if isinstance(obstacle, BusyError):
                 self._busy(case, obstacle.holder)
             else:
                 self._look_again(case, BUSY_SECONDS[0])
             return
+        attempt = case.attempt
         if result.success:
-            seen = sight(database.path)
+            seen, marker = sight(database.path), valid_marker(database.path)
             # The marker may tell of another file by now: then a scan looks again.
-            self._now_ready(case, seen if valid_marker(database.path) is not None else None)
+            self._now_ready(case, seen if marker is not None else None)
+            origin = "adopted" if result.outcome == "adopted" else str((marker or {}).get("origin"))
+            self._figures.initialized(result, origin=origin, attempt=attempt)
             return
+        self._figures.initialized(result, origin="none", attempt=attempt)
         self._stands(case, Standing.FAILED)
         if pause is not None:
             self._try_again(case, pause)

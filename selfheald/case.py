@@ -33,7 +33,8 @@ class Case:
     it looked when nothing was left to do about it but to wait: for a change, a request, or its turn in the queue.
     ``refused`` is what was there when it was given up, ``obstacle`` what of the machine was in the way then; ``owed``
     is a verdict that could not be written. ``fingerprint`` is its plan's at the last check; ``planless`` says that none
-    could be had then, and ``outdated`` that the project has changed since.
+    could be had then, and ``outdated`` that the project has changed since. ``queued_at`` counts
+    while it is in the queue.
     """
 
     database: Database
@@ -58,6 +59,7 @@ class Case:
     fingerprint: str | None = None
     planless: bool = False
     outdated: bool = False
+    queued_at: float = 0.0
     turn: anyio.Lock = field(default_factory=anyio.Lock)
 
     def settle(self, seen: Sight | None) -> None:

@@ -48,7 +48,7 @@ from selfheald.config_model import (
 )
 from selfheald.config_places import bundled_project_dir
 from selfheald.config_text import is_private, show, show_toml, template
-from selfheald.config_values import render
+from selfheald.config_values import is_loopback, render
 from selfheald.errors import InitializationError
 
 __all__ = [
@@ -139,7 +139,7 @@ def warnings(config: Config) -> list[str]:
     if not os.access(config.dbt.python, os.X_OK):
         found.append(f"dbt.python: {config.dbt.python} is not a program that you may run")
     host = (config.metrics.listen or "127.0.0.1:0").rpartition(":")[0]
-    if not host.startswith("127.") and host not in ("localhost", "[::1]"):
+    if not is_loopback(host):
         found.append(f"metrics.listen: other machines can reach {host}, and nobody is asked for a password")
     found += [
         f"{key}: has no effect in this version"
@@ -164,7 +164,7 @@ def require_roots(config: Config, command: str) -> None:
 
 
 def _is_unused(key: str) -> bool:
-    return key.startswith(("templates.", "metrics."))
+    return key.startswith("templates.")
 
 
 def child_environment(

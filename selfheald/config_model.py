@@ -345,7 +345,7 @@ class LogConfig(BaseModel):
 
 
 class MetricsConfig(BaseModel):
-    """[metrics]: figures for Prometheus."""
+    """[metrics]: figures for Prometheus, and a page that shows how it goes."""
 
     model_config = _FROZEN
 

@@ -8,6 +8,7 @@ it does not know is returned as it is: pydantic says what is wrong with it.
 from __future__ import annotations
 
 import datetime
+import ipaddress
 import math
 import os
 import re
@@ -221,6 +222,16 @@ def listen(value: object) -> object:
     if int(port) > 65_535 or re.search(r"\s", plain):
         raise ValueError('should be an address and a port up to 65535, such as "127.0.0.1:9187"')
     return f"{host}:{int(port)}"
+
+
+def is_loopback(host: str) -> bool:
+    """True if only this machine is meant by that name or address; IPv6 in brackets or not."""
+    if host.lower().rstrip(".") == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return False
 
 
 def dbt_variables(value: object) -> object:

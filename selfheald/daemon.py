@@ -16,9 +16,12 @@ from selfheald.case import Case
 from selfheald.config import Config
 from selfheald.crash_guard import CrashGuard
 from selfheald.errors import InitializationError
+from selfheald.figures import Figures, Snapshot
 from selfheald.heartbeat import Heartbeat, Pulse
 from selfheald.log import configure_daemon, event_log
 from selfheald.lookout import Lookout
+from selfheald.marker import installed_version
+from selfheald.metrics.endpoint import Endpoint
 from selfheald.notify import ServiceManager
 from selfheald.presence import Presence, claim
 from selfheald.reloading import Change, ReadAgain, change
@@ -68,8 +71,10 @@ class Daemon:
         self.roots = merge_roots(list(config.watch.roots))
         self._threads = anyio.CapacityLimiter(THREADS)
         self._guard = CrashGuard(config.state_dir, self.roots)
-        self._warm_host = WarmHost(config)
-        self._caretaker = Caretaker(config, self._threads, self._guard, self._warm_host.start)
+        self._figures = Figures()
+        self._warm_host = WarmHost(config, self._figures)
+        self._caretaker = Caretaker(config, self._threads, self._guard, self._warm_host.start, self._figures)
+        self._endpoint = Endpoint(self._figures, self._snapshot, self._caretaker.listed)
         self._heartbeat = Heartbeat(manager, self._threads, self._pulse)
         self._lookout = self._new_lookout()
         self._intake, self._watching = anyio.CancelScope(), anyio.CancelScope()
@@ -96,6 +101,8 @@ class Daemon:
                 life.start_soon(self._warm_host.end_when_idle)
                 life.start_soon(self._heartbeat.beat)
                 life.start_soon(self._say_how_it_goes)
+                await life.start(self._endpoint.serve)
+                await self._endpoint.move(self.config.metrics.listen)
                 async with anyio.create_task_group() as work:
                     work.start_soon(self._caretaker.heal, name=HEAL)
                     with self._intake:
@@ -114,6 +121,7 @@ class Daemon:
             known=self._caretaker,
             on_state=self._tell,
             before_watch=self._renew_claims,
+            figures=self._figures,
         )
 
     def _tell_of_crashes(self) -> None:
@@ -163,6 +171,7 @@ class Daemon:
                 await self._lookout.rescan()
                 await self._caretaker.follow_project()
             except (InitializationError, OSError) as error:  # a shortage of the machine, which passes
+                self._figures.rescanned("failed")
                 if not failing:
                     event_log("scan_failed", f"no scans until it passes: {error}", "WARNING")
                 failing = True
@@ -181,17 +190,19 @@ class Daemon:
             await self._claim_further(changed)
         except (InitializationError, OSError) as error:
             self._refused = True
+            self._figures.reloads["refused"] += 1
             for line in str(error).splitlines():
                 event_log("reload_refused", line, "ERROR", error_code=getattr(error, "code", None))
             event_log("reload_refused", "the configuration stays as it was", "WARNING")
         else:
             self._refused = False
+            self._figures.reloads["followed"] += 1
             await self._follow(changed, intake)
         self._reloading = False
         self._manager.ready(self._how_it_goes())
 
     async def _claim_further(self, changed: Change) -> None:
-        """Claim the roots that are new: all of them, or none. Raises :class:`InitializationError`."""
+        """Claim the roots that are new, and the port: all of them, or none. Raises :class:`InitializationError`."""
         presence, watch = self._presence, changed.config.watch
         assert presence is not None
         new = [root for root in changed.roots if root not in presence.locks]
@@ -199,6 +210,7 @@ class Daemon:
         try:
             look = partial(scan, new, watch.database, frozenset(watch.exclude))
             presence.refuse_others((await run_in_thread(look, limiter=self._threads)).claimed)
+            await self._endpoint.move(changed.config.metrics.listen)
         except BaseException:
             for root in new:
                 presence.let_go(root)
@@ -287,6 +299,22 @@ class Daemon:
             return f"reloading: {words}"
         words += "; the watch is degraded" if self._lookout.state == "degraded" else ""
         return f"{words}; the last reload was refused, see the log" if self._refused else words
+
+    def _snapshot(self) -> Snapshot:
+        now = anyio.current_time()
+        queue, oldest = self._caretaker.queue(now)
+        return Snapshot(
+            state=self._state,
+            watcher=self._lookout.state,
+            version=installed_version(),
+            roots=tuple(map(str, self.roots)),
+            standings=self._caretaker.standings(),
+            queue=queue,
+            oldest=oldest,
+            running=self._caretaker.running_for(now),
+            overdue=self._caretaker.overdue(now),
+            reload_refused=self._refused,
+        )
 
     def _pulse(self, unanswered: float) -> Pulse:
         expected = {"ready": {HEAL, CHECK, RESCAN, WATCH}, "starting": {HEAL}}.get(self._state, set[str]())

@@ -18,6 +18,7 @@ import anyio.lowlevel
 
 from selfheald.config import Config
 from selfheald.errors import InitializationError
+from selfheald.figures import Figures
 from selfheald.log import event_log
 from selfheald.mounts import is_remote
 from selfheald.scan import Scan, is_ignored, is_watched, scan
@@ -69,7 +70,7 @@ class Lookout:
     """Tells ``on_database`` of each database that may have changed, or that nobody has looked at yet.
 
     ``known`` tells what needs no look; ``on_state`` is called when :attr:`state` changes, ``before_watch`` before a
-    watch is made; ``threads`` limits the worker threads of scans.
+    watch is made; ``threads`` limits the worker threads of scans; scans are counted in ``figures``.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Lookout:
         known: Known,
         on_state: Callable[[], None],
         before_watch: Callable[[], None],
+        figures: Figures | None = None,
     ) -> None:
         self.config = config
         self.roots = list(roots)
@@ -94,6 +96,7 @@ class Lookout:
         self._known = known
         self._on_state = on_state
         self._before_watch = before_watch
+        self._figures = figures or Figures()
         self._watcher: Watcher | None = None
         self._watch_scope = anyio.CancelScope()
         self._sound = False
@@ -178,6 +181,7 @@ class Lookout:
             what += "such a folder is scanned instead"
         else:
             what += "it is made again"
+        self._figures.watches_ended += 1
         if self._trouble != what:
             self._trouble = what
             event_log("watch_limit" if isinstance(trouble, WatchLimitError) else "watch_ended", what, "WARNING")
@@ -259,6 +263,7 @@ class Lookout:
         found, before = await self._look(self.roots, watcher)
         await self._tell_of(found, everything=True)
         if watcher is None or watcher is not self._watcher:
+            self._figures.rescanned("nothing_missed")
             return
         changed = [
             path
@@ -272,6 +277,7 @@ class Lookout:
             await watcher.catch_up()
         told |= watcher.told
         lost = [path for path in changed if told.isdisjoint([path, *path.parents])]
+        self._figures.rescanned("events_missed" if lost else "nothing_missed", len(lost))
         if lost:
             event_log("events_lost", f"no event told of {len(lost)} databases, such as {lost[0]}", "WARNING")
         if lost or not proven:
@@ -324,7 +330,10 @@ class Lookout:
 
         async with self._one_scan:
             blind = frozenset(self._blind)
+            began = anyio.current_time()
             found, now = await run_in_thread(walk, limiter=self._threads), anyio.current_time()
+            if everything:
+                self._figures.scanned(now - began)
             if watcher is not None:
                 watcher.end_if_incomplete()
             changed = self._remember(found, None if everything else folders)

@@ -21,6 +21,7 @@ from selfheald.config import Config
 from selfheald.config_values import has_placeholder
 from selfheald.dbt_host import Child, Order, start_child
 from selfheald.errors import InitializationError
+from selfheald.figures import Figures
 from selfheald.forking import Host, HostError
 from selfheald.log import event_log
 from selfheald.project import installation
@@ -40,10 +41,11 @@ class WarmHost:
     """Starts children: forked from a host where that is possible, else as :func:`start_child` does.
 
     It owns one host, and closes it in the end (``async with``). One that is to end while a fork of it is at work ends
-    when that has.
+    when that has. Children and hosts are counted in ``figures``.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, figures: Figures | None = None) -> None:
+        self._figures = figures or Figures()
         self._host: Host | None = None
         self._key: tuple[Any, ...] = ()
         self._leaving: set[Host] = set()
@@ -81,8 +83,11 @@ class WarmHost:
                 self._tell(trouble)
             else:
                 if child is not None:
+                    self._figures.children[order.kind, True] += 1
                     return child
-        return await start_child(order)
+        child = await start_child(order)
+        self._figures.children[order.kind, False] += 1
+        return child
 
     async def end_when_idle(self) -> None:
         """End the host when it has had nothing to do for ``dbt.keep_warm`` seconds; runs until it is cancelled."""
@@ -129,6 +134,7 @@ class WarmHost:
             environment = self._shared(order.environment)
             self._host = await Host.start(order.python, environment, self._log, on_end=self._on_end)
             self._key = key
+            self._figures.hosts_started += 1
             event_log("dbt_host_started", f"PID {self._host.pid} keeps dbt warm", "DEBUG")
         return self._host
 
@@ -175,6 +181,7 @@ class WarmHost:
 
     def _tell(self, trouble: HostError) -> None:
         """Tell once what keeps dbt from being kept warm."""
+        self._figures.hosts_troubled += 1
         level = "DEBUG" if str(trouble) in self._told else "WARNING"
         self._told.add(str(trouble))
         event_log("dbt_host_trouble", f"no warm dbt: {trouble}; the job gets a process of its own", level)

@@ -6,12 +6,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 #: As whom a system's service runs where nobody says otherwise.
 DEFAULT_USER = "selfheald"
 #: Seconds beyond ``shutdown.grace`` that a stop may take.
 TIDY_SECONDS = 10
+#: Who is to reach the port that a service serves figures at.
+Reach = Literal["nobody", "this machine", "others"]
 _TEXTS = ("config", "user", "group", "python")
 
 
@@ -60,7 +62,8 @@ class Given:
 @dataclass(frozen=True, slots=True)
 class Order:
     """``python`` runs selfheald; ``writable`` are the real paths of the workspaces, and of a state folder or a log
-    folder that the configuration names; ``grace`` is ``shutdown.grace`` in seconds."""
+    folder that the configuration names; ``grace`` is ``shutdown.grace`` in seconds; ``reach`` says who is to reach the
+    port of ``metrics.listen``."""
 
     given: Given
     python: Path
@@ -68,6 +71,7 @@ class Order:
     writable: tuple[Path, ...]
     grace: float
     version: str
+    reach: Reach = "nobody"
 
     @property
     def command(self) -> Sequence[str]:

@@ -15,10 +15,10 @@ from pathlib import Path
 from selfheald.config import FILE_VARIABLE, Config, config_sources, load_config, require_roots
 from selfheald.config_layers import PREFIX
 from selfheald.config_places import own_python
-from selfheald.config_values import has_placeholder
+from selfheald.config_values import has_placeholder, is_loopback
 from selfheald.errors import InitializationError
 from selfheald.marker import installed_version
-from selfheald.service.order import Given, Order
+from selfheald.service.order import Given, Order, Reach
 from selfheald.service.unit_text import HOMES, TEMPORARY, is_below
 from selfheald.workspace import merge_roots
 
@@ -48,6 +48,7 @@ def planned(given: Given, environ: Mapping[str, str]) -> tuple[Order, Config]:
         writable=tuple(dict.fromkeys(writable)),
         grace=config.shutdown.grace,
         version=installed_version(),
+        reach=_reach(config.metrics.listen),
     )
     if given.system:
         _require_visible(order, config)
@@ -59,6 +60,12 @@ def unheard(environ: Mapping[str, str]) -> list[str]:
     ours = (name for name in sorted(environ) if name.startswith(PREFIX))
     names = [name for name in ours if "__" in name or name == f"{PREFIX}STATE_DIR"]
     return [f"{name} is set here, and not for the service: put it into selfheald.toml" for name in names]
+
+
+def _reach(listen: str | None) -> Reach:
+    if listen is None:
+        return "nobody"
+    return "this machine" if is_loopback(listen.rpartition(":")[0]) else "others"
 
 
 def _require_roots(config: Config) -> None:

@@ -9,13 +9,32 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from selfheald.errors import InitializationError
-from selfheald.service.order import TIDY_SECONDS, Given, Order
+from selfheald.service.order import TIDY_SECONDS, Given, Order, Reach
 
 NAME = "selfheald.service"
 #: What `ProtectHome=` hides.
 HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
 #: What `PrivateTmp=` hides. Nothing there can be shown again.
 TEMPORARY = (Path("/tmp"), Path("/var/tmp"))
+#: What the sandbox lets through, by who is to reach the port of `metrics.listen`.
+NETWORK: Mapping[Reach, Sequence[str]] = {
+    "nobody": [
+        "# No network, and no sockets but unix ones. A project that reads from the network needs these three relaxed.",
+        "PrivateNetwork=yes",
+        "RestrictAddressFamilies=AF_UNIX",
+        "IPAddressDeny=any",
+    ],
+    "this machine": [
+        "# metrics.listen names a port of this machine: packets from it and to it pass, and no others.",
+        "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6",
+        "IPAddressDeny=any",
+        "IPAddressAllow=localhost",
+    ],
+    "others": [
+        "# metrics.listen names a port for other machines. IPAddressDeny=any and IPAddressAllow= say for which.",
+        "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6",
+    ],
+}
 _PLACE = re.compile(r"@([A-Z]+)@")
 _RECORD = re.compile(r"^Given=(.*)$", re.MULTILINE)
 
@@ -39,6 +58,7 @@ def unit_text(template: str, order: Order) -> str:
         "WRITABLE": [
             f"{'BindPaths' if path in shown else 'ReadWritePaths'}={quoted(str(path))}" for path in order.writable
         ],
+        "NETWORK": NETWORK[order.reach],
         "RECORD": ["[X-Selfheald]", f"Version={order.version}", f"Given={order.given.as_json()}"],
     }
     return fill(template, values)

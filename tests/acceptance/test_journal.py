@@ -84,7 +84,7 @@ def test_lines_carry_their_level_and_no_time(
 ) -> None:
     (root / NAME).write_bytes(b"no database at all" * 1000)
     environment = environment_of_a_service | {
-        "SELFHEALD_METRICS__LISTEN": "127.0.0.1:1",
+        "SELFHEALD_METRICS__LISTEN": "0.0.0.0:0",
         "SELFHEALD_LOG__LEVEL": "DEBUG",
     }
     with journal_of(tmp_path, environment, "run", root) as journal:
@@ -92,7 +92,7 @@ def test_lines_carry_their_level_and_no_time(
         # The whole path, which the journal is searched for.
         failed = rf"^<3>\[{re.escape(str(root))}/{NAME}\] .*\(not_a_database\)$"
         assert re.search(failed, journal.line("not_a_database"))
-        assert journal.line("metrics.listen").startswith("<4>metrics.listen: has no effect")
+        assert journal.line("metrics.listen").startswith("<4>metrics.listen: other machines can reach")
         assert journal.line("checked").startswith("<7>[")
         assert journal.end() == 0
         lines = journal.lines

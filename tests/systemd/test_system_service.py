@@ -10,7 +10,7 @@ import pytest
 from fixtures.waiting import wait_for
 
 from systemd.server import GROUP, ROOT, Server
-from systemd.service import UNIT, Service
+from systemd.service import PYTHON, UNIT, Service
 
 #: A build that does not come to its end.
 ENDLESS = {"dbt": {"pre_sql": "select sum(a.range * b.range % 7) from range(10000000) as a, range(10000000) as b"}}
@@ -122,6 +122,31 @@ def test_a_further_root_takes_an_install(service: Service, server: Server) -> No
     server.configure()
     assert server.install().startswith(f"Renewed: {FILE}\n")
     assert server.install().startswith(f"Unchanged: {FILE}\n")
+
+
+def test_a_port_takes_an_install_and_is_for_this_machine_alone(service: Service, server: Server) -> None:
+    run, ask = (
+        server.machine.ok,
+        "import urllib.request as u; print(u.urlopen('http://{}:9187/metrics').read().decode())",
+    )
+    run("ip", "address", "replace", "198.51.100.1/32", "dev", "lo")
+    try:
+        for listen, asked, passes in (
+            ("127.0.0.1:9187", "localhost", True),
+            ("127.0.0.1:9187", "198.51.100.1", False),
+            ("0.0.0.0:9187", "198.51.100.1", True),
+        ):
+            server.configure(metrics={"listen": listen})
+            server.install()
+            exposure = 20 if listen.startswith("0") else 15
+            done = server.machine.run(PYTHON, "-c", ask.format(asked))
+            assert ('selfheald_daemon_state{state="ready"} 1.0' in done.stdout) is passes, (listen, done.stderr)
+            run("systemd-analyze", "verify", "--recursive-errors=yes", FILE)
+            run("systemd-analyze", "security", "--offline=true", f"--threshold={exposure}", FILE)
+    finally:
+        run("ip", "address", "delete", "198.51.100.1/32", "dev", "lo")
+    server.configure()
+    assert server.install().startswith(f"Renewed: {FILE}\n")
 
 
 def test_lines_in_the_journal_bear_their_level_and_no_time(service: Service) -> None:

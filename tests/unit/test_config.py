@@ -887,7 +887,6 @@ def test_warnings_look_at_the_disk(tmp_path: Path) -> None:
         "dbt.project_dir",
         "dbt.python",
         "metrics.listen",
-        "metrics.listen",  # and that it has no effect in this version
         "dbt.env",
     ]
 

@@ -40,7 +40,10 @@ FLOORS = [
         service.manager
         service.unit_text service.launchd_text service.programs
         service.order service.shipped service.launchd_keys
-        auto_initializer caretaker lookout heartbeat
+        auto_initializer caretaker lookout heartbeat metrics.endpoint
+        metrics.answers metrics.server
+        metrics.exposition metrics.page metrics.request
+        metrics.rows
         case
         initialization guarded_reader
         inspection
@@ -61,9 +64,9 @@ FLOORS = [
         config_text config_layers jinja_code
         config_model
         config_file config_values config_places
-        locks column_types explanation node_times
+        locks column_types explanation node_times figures
         log_reading
-        client threads spare notify standing terminal timeline journal names
+        client threads spare notify standing terminal timeline journal names metrics
         initialization_state
         errors printable
     """.strip().splitlines()
@@ -77,6 +80,7 @@ ONLY_IN = {
     "dbt": {"child"},
     "fsspec": {"read_only_files"},
     "loguru": {"log"},
+    "prometheus_client": {"metrics.exposition"},
 }
 
 

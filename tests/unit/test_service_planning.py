@@ -52,6 +52,23 @@ def test_roots_of_the_configuration(tmp_path: Path) -> None:
     assert order.given.config == str(file)
 
 
+@pytest.mark.parametrize(
+    ("listen", "reach"),
+    [
+        ("", "nobody"),
+        ("127.0.0.1:9187", "this machine"),
+        ("localhost:9187", "this machine"),
+        ("[::1]:9187", "this machine"),
+        ("0.0.0.0:9187", "others"),
+        ("planning.example:9187", "others"),
+    ],
+)
+def test_who_reaches_the_port_is_read_from_the_configuration(tmp_path: Path, listen: str, reach: str) -> None:
+    root, file = folder(tmp_path / "sims"), tmp_path / "s.toml"
+    file.write_text(f'[watch]\nroots = ["{root}"]\n[metrics]\nlisten = "{listen}"\n')
+    assert planned(Given(config=str(file)), {})[0].reach == reach
+
+
 def test_a_link_is_followed_to_what_may_be_written(tmp_path: Path) -> None:
     root = folder(tmp_path / "sims")
     (tmp_path / "link").symlink_to(root)

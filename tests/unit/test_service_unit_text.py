@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from selfheald.config_model import Config
 from selfheald.errors import InitializationError
-from selfheald.service.order import Given, Order
+from selfheald.service.order import Given, Order, Reach
 from selfheald.service.shipped import UNIT_OF_SYSTEM, UNIT_OF_USER, template
 from selfheald.service.unit_text import command_line, fill, given_in, quoted, unit_text
 
@@ -221,3 +221,21 @@ def test_places_are_filled_once_and_only_where_they_are() -> None:
 @pytest.mark.parametrize("name", [UNIT_OF_USER, UNIT_OF_SYSTEM])
 def test_no_line_of_a_template_is_longer_than_ours(name: str) -> None:
     assert max(map(len, template(name).splitlines())) <= 120
+
+
+@pytest.mark.parametrize(
+    ("reach", "families", "private", "denied", "allowed"),
+    [
+        ("nobody", "AF_UNIX", ["yes"], ["any"], []),
+        ("this machine", "AF_UNIX AF_INET AF_INET6", [], ["any"], ["localhost"]),
+        ("others", "AF_UNIX AF_INET AF_INET6", [], [], []),
+    ],
+)
+def test_the_network_is_as_wide_as_the_port_needs(
+    reach: Reach, families: str, private: list[str], denied: list[str], allowed: list[str]
+) -> None:
+    text = file_for(replace(order(system=True), reach=reach))
+    assert all_values(text, "RestrictAddressFamilies") == [families]
+    assert all_values(text, "PrivateNetwork") == private
+    assert all_values(text, "IPAddressDeny") == denied
+    assert all_values(text, "IPAddressAllow") == allowed
