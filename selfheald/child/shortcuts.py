@@ -75,8 +75,8 @@ def _link_only(wanted: Collection[str]) -> None:
         if not getattr(linker, "selfheald_part", False):
             add_test_edges(linker, manifest)
 
-    Linker.link_graph = link_graph  # type: ignore[method-assign]
-    Linker.add_test_edges = without_tests  # type: ignore[method-assign]
+    Linker.link_graph = link_graph
+    Linker.add_test_edges = without_tests
 
 
 def _part(manifest: Any, wanted: Collection[str]) -> Any:
@@ -114,7 +114,7 @@ def _quiet_events() -> None:
                 return
         fire(manager, e, level, *rest, **named)
 
-    EventManager.fire_event = fire_event  # type: ignore[method-assign]
+    EventManager.fire_event = fire_event
 
 
 def _plugins_once() -> None:
@@ -123,8 +123,8 @@ def _plugins_once() -> None:
 
     find = inspect.getattr_static(PluginManager, "get_prefixed_modules").__func__
     _require(find, "cls")
-    found = functools.lru_cache(maxsize=None)(find)
-    PluginManager.get_prefixed_modules = classmethod(lambda cls: dict(found(cls)))  # type: ignore[method-assign]
+    found = functools.lru_cache(maxsize=None)(lambda: find(PluginManager))
+    PluginManager.get_prefixed_modules = classmethod(lambda cls: dict(found()))
 
 
 def _schemas_once() -> None:
@@ -141,11 +141,11 @@ def _schemas_once() -> None:
         }
         return schemas(adapter, different.values())
 
-    BaseAdapter._get_cache_schemas = cache_schemas  # type: ignore[method-assign]
+    BaseAdapter._get_cache_schemas = cache_schemas
 
 
 def _one_empty_table() -> None:
-    """Each statement without rows gets a table, made with all that would be needed to guess the types of its columns."""
+    """A statement without rows gets a table, made with all that it takes to guess the types of columns."""
     from dbt_common.clients import agate_helper
 
     _require(agate_helper.empty_table)
