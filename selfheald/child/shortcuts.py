@@ -19,7 +19,7 @@ _UNHEARD, _HEARD = ("debug", "test"), ("NodeStart", "NodeFinished")
 
 def take() -> None:
     """Take those that hold for every command of this process."""
-    for shortcut in (_quiet_events, _plugins_once, _schemas_once, _one_empty_table):
+    for shortcut in (_quiet_events, _empty_events, _plugins_once, _macros_at_once, _schemas_once, _one_empty_table):
         _if_as_known(shortcut)
 
 
@@ -117,6 +117,35 @@ def _quiet_events() -> None:
     EventManager.fire_event = fire_event
 
 
+def _empty_events() -> None:
+    """What such an event says is put together only if somebody asks for it."""
+    from dbt_common.events.base_types import BaseEvent, DebugLevel
+
+    fill, get, put = BaseEvent.__init__, BaseEvent.__getattr__, BaseEvent.__setattr__
+    _require(get, "self", "key")
+    _require(put, "self", "key", "value")
+    given = "selfheald_given"
+
+    def begin(event: Any, *args: Any, **named: Any) -> None:
+        if args or not isinstance(event, DebugLevel) or type(event).__name__ in _HEARD:
+            fill(event, *args, **named)
+        else:
+            event.__dict__[given] = named
+
+    def read(event: Any, key: str) -> Any:
+        if given not in event.__dict__:
+            return get(event, key)
+        fill(event, **event.__dict__.pop(given))
+        return getattr(event, key)
+
+    def write(event: Any, key: str, value: Any) -> None:
+        if given in event.__dict__:
+            fill(event, **event.__dict__.pop(given))
+        put(event, key, value)
+
+    BaseEvent.__init__, BaseEvent.__getattr__, BaseEvent.__setattr__ = begin, read, write
+
+
 def _plugins_once() -> None:
     """Each command looks through all folders of the interpreter's packages for plugins; they stay the same ones."""
     from dbt.plugins.manager import PluginManager
@@ -125,6 +154,26 @@ def _plugins_once() -> None:
     _require(find, "cls")
     found = functools.lru_cache(maxsize=None)(lambda: find(PluginManager))
     PluginManager.get_prefixed_modules = classmethod(lambda cls: dict(found()))
+
+
+def _macros_at_once() -> None:
+    """Each of hundreds of contexts gets hundreds of macros, looked up one by one in dictionaries that can be joined."""
+    from dbt.context.macros import MacroNamespace
+    from dbt.context.manifest import ManifestContext
+
+    to_dict = ManifestContext.to_dict
+    _require(to_dict, "self")
+    _require(MacroNamespace._search_order, "self")
+
+    def joined(context: Any) -> Any:
+        if type(context.namespace) is not MacroNamespace:
+            return to_dict(context)
+        found = super(ManifestContext, context).to_dict()
+        for names in reversed(list(context.namespace._search_order())):
+            found.update(names)
+        return found
+
+    ManifestContext.to_dict = joined
 
 
 def _schemas_once() -> None:

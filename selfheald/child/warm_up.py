@@ -5,11 +5,11 @@ from __future__ import annotations
 import gc
 import importlib
 import inspect
+import os
 import sys
 import traceback
 from contextlib import suppress
-from pathlib import Path
-from typing import Any
+from typing import Any, Tuple
 
 import duckdb
 
@@ -74,24 +74,45 @@ def prepare() -> None:
     _keep()
 
 
-def rehearse(kept: str) -> bool:
-    """Read a parse that is kept, and forget it: dbt has then written the code that reads and writes its nodes.
+class Rehearsal:
+    """What the forks' jobs begin with, made ready between them."""
+
+    def __init__(self) -> None:
+        self._rehearsed = False
+        self._held: Tuple[Any, ...] = ()
+        self._asked = ""
+
+    def prepare(self, kept: str) -> None:
+        """Make ready for a further job that begins with this kept parse, if there is one that this dbt can read.
+
+        One that is large is left to the forks, since the host would not get rid of the memory; and another than the
+        one that is held is read only if it is asked for twice in a row.
+        """
+        again, self._asked = self._asked == kept, kept
+        try:
+            there = os.stat(kept)
+            now = (kept, there.st_ino, there.st_size, there.st_mtime_ns)
+            wanted = not self._held or again or self._held[0] == kept
+            if now == self._held or there.st_size > LARGE or not wanted:
+                return
+            if not self._rehearsed:
+                rehearse(kept)
+                self._rehearsed = True
+            saved_parse.remember(kept)
+            self._held = now
+        except Exception:  # noqa: BLE001  (a fork will find out by itself)
+            return
+        _keep()
+
+
+def rehearse(kept: str) -> None:
+    """Read a parse that is kept: dbt has then written the code that reads and writes its nodes.
 
     Of its macros those remain compiled that are dbt's and the adapter's own, known by their text.
-
-    One that is large is left to the forks, since the host would not get rid of the memory. False if there is none yet,
-    or none that this dbt can read.
     """
-    try:
-        if Path(kept).stat().st_size > LARGE:
-            return True
-        manifest = saved_parse.read(kept)
-        manifest.build_flat_graph()
-        _compile_macros(manifest)
-    except Exception:  # noqa: BLE001  (a fork will find out by itself)
-        return False
-    _keep()
-    return True
+    manifest = saved_parse.read(kept)
+    manifest.build_flat_graph()
+    _compile_macros(manifest)
 
 
 def begin() -> None:
