@@ -156,7 +156,8 @@ class _Initialization:
         for leftover in clean_leftovers(self.database):
             attempt.log("leftover_removed", f"removed what a killed initialization left: {leftover.name}")
         attempt.begin("check_tables")
-        found = await self._inspect()
+        found = await inspect(self.tools, self.database)
+        looked = time.monotonic()
         if is_adoptable(found):
             attempt.end("check_tables")
             # The marker comes last: whoever sees it, also after a kill in between, finds the status complete.
@@ -183,6 +184,7 @@ class _Initialization:
             attempt.begin("load_seeds" if work.seeds else "build_foundation")
             inputs = await self._build(found, work, await self._copy_inputs(found, work, staging), staging, logs)
             self._require_space(_size(staging.database))
+            await self._look_twice(found, looked)
             await self._publish(found, inputs, staging, logs)
         return await self._certify(found)
 
@@ -226,15 +228,16 @@ class _Initialization:
         else:
             self.attempt.on_event(event)
 
-    async def _inspect(self) -> Inspection:
-        """Look at it; at a zero-byte file twice, since whoever makes a database shows one for a moment."""
-        found = await inspect(self.tools, self.database)
-        if found.reading.empty and found.check.error is None:
-            await anyio.sleep(self.tools.config.watch.settle)
-            again = await inspect(self.tools, self.database)
+    async def _look_twice(self, found: Inspection, looked: float) -> None:
+        """Look again at a file that was of zero bytes at ``looked``: whoever makes a database shows one for a moment.
+
+        What dbt makes is private until it is published, so that it need not wait for this.
+        """
+        if found.reading.empty:
+            await anyio.sleep(max(0.0, looked + self.tools.config.watch.settle - time.monotonic()))
+            again = await look(self.tools, self.database, found.plan, found.settings)
             if again.reading.identity != found.reading.identity:
                 raise BusyError(again.reading.holder)
-        return found
 
     def _require_space(self, staging_bytes: int) -> None:
         minimum = self.tools.config.limits.min_free_bytes

@@ -11,6 +11,7 @@ from typing import Any, Dict, List, Set
 
 import duckdb
 
+import shortcuts
 from dbt_errors import build_error, missing_seed, selection_error
 from dbt_session import Session, versions
 from dbt_words import as_said
@@ -24,6 +25,7 @@ _STORAGE_VERSION = re.compile(r"latest|v\d+\.\d+\.\d+")
 
 # A process that lives for seconds gains nothing from looking for cycles among dbt's millions of objects.
 gc.disable()
+shortcuts.take()
 
 
 def plan(job: Dict[str, Any], emit: Emit) -> Dict[str, Any]:
@@ -55,6 +57,7 @@ def build(job: Dict[str, Any], emit: Emit) -> Dict[str, Any]:
     manifest = session.parse()
     seeds = _wanted(session, manifest, job.get("seeds") or [])
     models = _wanted(session, manifest, job.get("models") or [])
+    shortcuts.link_only([*seeds, *models])
     inputs = note(session.database, job.get("inputs") or [])
     _prepare_database(session.database, job.get("storage_version"), job.get("pre_sql"))
     try:

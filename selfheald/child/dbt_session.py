@@ -77,6 +77,7 @@ class Session:
         """dbt's manifest of the project. Nothing is written but in the work folder and the kept parse."""
         kept = self.job.get("partial_parse")
         saved_parse.make_reusable(str(self.project_dir), self.database, self.job.get("inert_vars") or ())
+        saved_parse.recall()
         arguments = ["--partial-parse"]
         if kept and Path(kept).exists():
             arguments += ["--partial-parse-file-path", kept]

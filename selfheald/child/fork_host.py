@@ -41,7 +41,7 @@ def serve(descriptor: int, do_job: Callable[[str], NoReturn]) -> NoReturn:
 
     warm_up.prepare()
     own = {0, 1, 2, descriptor}
-    rehearsed = False
+    rehearsal = warm_up.Rehearsal()
     while True:
         data, received, _, _ = socket.recv_fds(orders, MOST_BYTES, MOST_DESCRIPTORS)
         if not data:
@@ -50,12 +50,14 @@ def serve(descriptor: int, do_job: Callable[[str], NoReturn]) -> NoReturn:
         if "ended" in order:
             answer = _status(order["ended"])
         else:
-            rehearsed = rehearsed or (bool(order["parse"]) and warm_up.rehearse(order["parse"]))
             why = _obstacle(own | set(received))
             answer = {"refused": why} if why else _forked(order["job"], received, orders, do_job)
         for each in received:
             os.close(each)
         orders.send(json.dumps(answer).encode())
+        # While the fork begins, for the next one: this one need not wait for it.
+        if order.get("parse"):
+            rehearsal.prepare(order["parse"])
 
 
 def _die_with_parent() -> None:

@@ -13,7 +13,7 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, Collection, Iterator
+from typing import Any, Collection, Iterator, List
 
 from dbt.artifacts.resources import FileHash
 from dbt.contracts.graph.manifest import Manifest
@@ -26,6 +26,8 @@ _LEXER = Environment()
 #: Stands for the value of an inert variable; no value can be it.
 _INERT = "\0inert"
 _SHOWS_TARGET = re.compile(r"\btarget\b(?!\s*\.\s*(?:name|schema|database|type|threads|target_name|profile_name)\b)")
+#: The content of a kept parse, and the manifest that is in it.
+_remembered: List[Any] = []
 _PASSED_OVER = {"target", "logs", "node_modules", "__pycache__", "venv"}
 
 
@@ -60,6 +62,26 @@ def make_reusable(project_dir: str, database: str, inert: Collection[str] = ()) 
 def read(kept: str) -> Any:
     """The manifest in a kept parse, whatever it was made for."""
     return Manifest.from_msgpack(Path(kept).read_bytes(), decoder=extended_mashumuro_decoder)
+
+
+def remember(kept: str) -> None:
+    """Let this process's forks begin with what is in a kept parse, as long as the file has the very same content."""
+    data = Path(kept).read_bytes()
+    _remembered[:] = [data, Manifest.from_msgpack(data, decoder=extended_mashumuro_decoder)]
+
+
+def recall() -> None:
+    """From now on, give what is remembered for the same content once, since whoever gets it changes it."""
+    decode = Manifest.from_msgpack
+
+    def from_msgpack(data: Any, *args: Any, **named: Any) -> Any:
+        if _remembered and _remembered[0] == data:
+            manifest = _remembered[1]
+            _remembered.clear()
+            return manifest
+        return decode(data, *args, **named)
+
+    Manifest.from_msgpack = from_msgpack
 
 
 def sources(project_dir: Path, *endings: str) -> Iterator[Path]:

@@ -38,7 +38,7 @@ import fork_host
 def tell(event, **fields): os.write(1, json.dumps({{"event": event, **fields}}).encode() + b"\\n")
 def prepare():
     {prepare}
-sys.modules["warm_up"] = types.SimpleNamespace(prepare=prepare, begin=lambda: None, rehearse=None)
+sys.modules["warm_up"] = types.SimpleNamespace(prepare=prepare, begin=lambda: None, Rehearsal=lambda: None)
 def do_job(kind):
     line = sys.stdin.buffer.readline()
     if not line:  # its parent is gone, or does not want it
