@@ -17,10 +17,10 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import duckdb
 
-from file_dance import look_for_room, put_in_place
 from file_identity import Identity, open_here, wait_for_a_tick
 from inputs import require_same
-from latecomers import keep_locked
+from placing.file_dance import look_for_room, put_in_place
+from placing.latecomers import keep_locked
 from protocol import JobError
 from publish_errors import BusyError, ChangedError, told_of
 from staging_check import verified_tables
