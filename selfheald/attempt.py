@@ -114,6 +114,11 @@ class Attempt:
             success=error is None,
         )
 
+    def begin_again(self, name: str) -> None:
+        """A step begins once more, and those behind it are still to come."""
+        self.status.put_back_to(name)
+        self.begin(name)
+
     def completed(self, outcome: str) -> InitializationResult:
         """The database is ready: ``initialized`` now, or ``adopted`` since all was there."""
         for name in STEPS:

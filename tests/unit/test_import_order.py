@@ -41,8 +41,10 @@ FLOORS = [
         auto_initializer caretaker lookout heartbeat
         case
         initialization guarded_reader
+        from_template
         inspection
-        attempt planner quarantine reproduction warm_host
+        template_key
+        attempt planner templates quarantine reproduction warm_host
         variables reloading forking
         watch dbt_host staging presence log decision table_checker outlook
         marker check_child
@@ -59,7 +61,7 @@ FLOORS = [
         config_model
         config_file config_values config_places
         locks column_types
-        client threads spare notify standing terminal timeline journal log_reading names
+        client threads file_copy spare notify standing terminal timeline journal log_reading names
         initialization_state
         errors
     """.strip().splitlines()
