@@ -107,16 +107,11 @@ class Reuse:
             await _with_own(staging.lock, partial(self._store.copy, entry, name))
             self._attempt.end(step)
             self._attempt.begin("verify")
-            reading = await self._tools.read(staging.database)
-            check = judge(reading, found.plan.required, staging.database)
-            if check.complete and reading.certain:
+            if await self._is_whole(found, staging, entry):
                 self._attempt.end("verify")
                 self.origin = "template"
                 self._attempt.log("template_used", f"made from a template of {entry.created_at}, without dbt")
                 return True
-            if check.error is not None or reading.certain:
-                why = str(check.error or "required tables are not in it")
-                await run_in_thread(partial(self._store.discard, entry, why))
         except OSError as error:
             if error.errno in _FULL:
                 raise from_os_error(error, staging.database, "write") from error
@@ -127,6 +122,21 @@ class Reuse:
         self._attempt.begin_again(step)
         with suppress(FileNotFoundError):
             os.unlink(name, dir_fd=staging.lock)
+        return False
+
+    async def _is_whole(self, found: Inspection, staging: Staging, entry: Entry) -> bool:
+        """True if the copy holds what is required; it has the template's digest, so one is read for all of them."""
+        known = (entry.key, entry.digest)
+        if known in self._tools.templates_read:
+            return True
+        reading = await self._tools.read(staging.database)
+        check = judge(reading, found.plan.required, staging.database)
+        if check.complete and reading.certain:
+            self._tools.templates_read.add(known)
+            return True
+        if reading.certain:
+            why = str(check.error or "required tables are not in it")
+            await run_in_thread(partial(self._store.discard, entry, why))
         return False
 
     def declared(self) -> list[str]:

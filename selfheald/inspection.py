@@ -26,6 +26,7 @@ class Tools:
     """What every initialization needs. ``read`` looks at a database without its lock, ``start`` starts a child.
 
     ``apart`` says that this process may itself have databases open, so that no file of one is opened here.
+    ``templates_read`` are the templates, by key and digest, of which a copy was read: another one holds the same.
     """
 
     config: Config
@@ -34,6 +35,7 @@ class Tools:
     start: Starter = start_child
     apart: bool = False
     digests: FileDigests = field(default_factory=FileDigests)
+    templates_read: set[tuple[str, str]] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
