@@ -72,9 +72,13 @@ class Reuse:
         if copy is not None:
             os.close(copy)
 
+    def may_concern(self, found: Inspection, work: Work) -> bool:
+        """True if this database could be made from a template."""
+        return why_never(self._tools.config, found, work) is None
+
     async def look_up(self, found: Inspection, work: Work) -> None:
         """Find the template for this database; wait for it, within ``dbt.timeout``, where another process makes it."""
-        if why_never(self._tools.config, found, work) is not None:
+        if not self.may_concern(found, work):
             return
         try:
             self._key = await self._key_of(found.plan, found.settings)
@@ -212,6 +216,7 @@ class Reuse:
         while not await run_in_thread(lock.acquire):
             if not waits:
                 waits = True
+                self._attempt.take_time()
                 self._attempt.log("template_awaited", "another process builds the same: its template is waited for")
             if time.monotonic() > until:
                 self._attempt.log("template_awaited", "the other process takes too long", level="WARNING")

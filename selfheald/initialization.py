@@ -15,6 +15,7 @@ import anyio
 
 from selfheald.attempt import Attempt, RetryRule
 from selfheald.catalog import fold
+from selfheald.client import file_identity
 from selfheald.config import Config
 from selfheald.dbt_host import Child, Order, rename_in, run_job
 from selfheald.errors import ConcurrentInitializationError, InitializationError, from_os_error
@@ -176,6 +177,7 @@ class _Initialization:
         )
         remove_marker(self.database)
         # The first step that uses dbt has its start in it, so that nobody waits for what no step tells of.
+        attempt.hurried = self.reuse.may_concern(found, work)
         attempt.begin("load_seeds" if work.seeds else "build_foundation")
         await self.reuse.look_up(found, work)
         self._require_space(self.reuse.size or 2 * sum(_size(node.path) for node in work.seeds))
@@ -185,6 +187,7 @@ class _Initialization:
                 attempt.end("load_seeds" if work.seeds else "build_foundation")
                 await self._publish_template(found, staging)
             else:
+                attempt.take_time()
                 await self._make(found, work, staging)
         return await self._certify(found)
 
@@ -371,6 +374,7 @@ class _Initialization:
         result: InitializationResult | None = None
         until = time.monotonic() + CERTIFY_SECONDS
         while True:
+            await self._let_a_tick_pass()
             found = await look(self.tools, self.database, built.plan, built.settings)
             missing = {table.qualified for table in found.check.to_make}
             if found.reading.certain and not found.check.complete:
@@ -393,9 +397,13 @@ class _Initialization:
                     return result
             if time.monotonic() > until:
                 raise StartOverError
-            identity = found.reading.identity
-            pause = 0.0 if identity is None else tick_left(identity, found.reading.read_at)
-            await anyio.sleep(min(pause, BUSY_SECONDS) or BUSY_SECONDS / 4)
+            await anyio.sleep(BUSY_SECONDS / 4)
+
+    async def _let_a_tick_pass(self) -> None:
+        """A look at what was written just now could certify nothing: wait for the moment from which on one can."""
+        identity = file_identity(self.database.path)
+        if identity is not None:
+            await anyio.sleep(min(tick_left(identity, time.time()), BUSY_SECONDS))
 
     async def _child(
         self, job: dict[str, Any], settings: Settings, staging: Staging, logs: Folder, *others: Folder
