@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,7 @@ class Caretaker:
             del self._cases[case.database.path]
             self._agenda.discard(case)
             self._backlog.discard(case)
+        self._tools = replace(self._tools, config=config)  # of this, too, what bears on no verdict
         if look_again:
             self._tools = self._new_tools()
             self._changes = 0

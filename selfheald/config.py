@@ -165,7 +165,7 @@ def require_roots(config: Config, command: str) -> None:
 
 
 def _is_unused(key: str) -> bool:
-    return key.startswith(("templates.", "metrics."))
+    return key.startswith("metrics.")
 
 
 def child_environment(

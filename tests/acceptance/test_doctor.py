@@ -150,10 +150,10 @@ class TestConfiguration:
         file = selfheald.folder / "selfheald.toml"
         file.write_text("")
         file.chmod(0o666)
-        findings = found(selfheald.document("doctor", root, TEMPLATES__MODE="on"))
+        findings = found(selfheald.document("doctor", root, METRICS__LISTEN="127.0.0.1:1"))
         assert findings["passed_over"][0] == "yellow"
         assert f"passed over {file}" in findings["passed_over"][1]
-        assert findings["settings"][:2] == ("yellow", "templates.mode: has no effect in this version")
+        assert findings["settings"][:2] == ("yellow", "metrics.listen: has no effect in this version")
 
     def test_no_roots(self, doctor: Callable[..., Record]) -> None:
         assert those(found(doctor(code=1)), "red") == {"roots"}
