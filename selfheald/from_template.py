@@ -41,6 +41,8 @@ Result = TypeVar("Result")
 _LOOK_SECONDS = 0.05
 #: The published file once more, in the staging folder.
 _KEPT_COPY = "template.duckdb"
+#: So many templates are tried: one that is damaged may have been made anew by another process.
+_TRIES = 2
 #: What a file system refuses that has no room.
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -103,9 +105,21 @@ class Reuse:
         The step that runs is the copying; verifying is one of its own. Raises ``disk_full`` where the database's file
         system has no room for it.
         """
-        if self._entry is None:
-            return False
-        entry, name, step = self._entry, staging.database.name, self._attempt.status.running()
+        for _ in range(_TRIES):
+            if self._entry is None:
+                break
+            if await self._copy_of(self._entry, found, staging):
+                return True
+            self._entry = None
+            if self._key is not None and found.is_new:  # it is to be made anew, by us or by who is faster
+                try:
+                    await self._await_turn()
+                except (StoreError, OSError, InitializationError) as error:
+                    self._give_up(error)
+        return False
+
+    async def _copy_of(self, entry: Entry, found: Inspection, staging: Staging) -> bool:
+        name, step = staging.database.name, self._attempt.status.running()
         assert step is not None
         try:
             await _with_own(staging.lock, partial(self._store.copy, entry, name))
@@ -121,8 +135,7 @@ class Reuse:
                 raise from_os_error(error, staging.database, "write") from error
             self._give_up(error)
         except StoreError as error:
-            self._give_up(error)
-        self._entry = None
+            self._attempt.log("template_unusable", f"the template cannot be used: {error}", level="WARNING")
         self._attempt.begin_again(step)
         with suppress(FileNotFoundError):
             os.unlink(name, dir_fd=staging.lock)

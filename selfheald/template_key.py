@@ -108,16 +108,25 @@ def template_key(
 def declared_files(config: Config, database: Database, plan: Plan, settings: Settings) -> tuple[str, ...]:
     """The files that a variable's value names, or that ``templates.inputs`` lists, as sorted absolute paths.
 
-    A value is a path, or a glob, relative to the project or absolute; of the project's own defaults those count that
-    no other value replaces. Raises :class:`UnkeyedError` where there are too many.
+    A value is a path, or a glob: absolute, or relative to the project, or to the folder that we run in, as DuckDB takes
+    it. Of the project's own defaults those count that no other value replaces. Raises :class:`UnkeyedError` where there
+    are too many.
     """
     values = {**_defaults(plan.variables), **settings.variables}
-    patterns = [os.path.join(settings.project_dir, text) for text in _texts(values.values()) if _may_be_path(text)]
+    texts = [text for text in _texts(values.values()) if _may_be_path(text)]
+    patterns = [os.path.join(folder, text) for folder in (str(settings.project_dir), _own_folder()) for text in texts]
     inputs = render(list(config.templates.inputs), str(database.workspace), str(database.path))
     found = {path for pattern in (*patterns, *inputs) for path in _matching(pattern)}
     if len(found) > MOST_FILES:
         raise UnkeyedError(f"the variables and templates.inputs name more than {MOST_FILES} files")
     return tuple(sorted(found))
+
+
+def _own_folder() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError as error:
+        raise UnkeyedError("the folder that selfheald was started in is gone") from error
 
 
 def _defaults(text: str) -> dict[str, Any]:
