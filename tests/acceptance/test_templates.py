@@ -6,6 +6,8 @@ import hashlib
 import json
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -112,6 +114,25 @@ def test_it_is_the_same_as_what_dbt_makes(site: Site) -> None:
     assert [(each["outcome"], each["trigger"]) for each in history] == [("initialized", "ensure")]
     assert not list((database.parent / ".selfheald" / "logs").glob("*/dbt.log"))
     assert staging_left(database) == []
+
+
+_OWN = """
+import sys
+from selfheald import AutoInitializer
+result = AutoInitializer(sys.argv[1]).ensure_initialized()
+print(result.outcome, result.error)
+"""
+
+
+def test_in_a_simulators_own_process(site: Site, tmp_path: Path) -> None:
+    """It may have databases open: a child puts the file in its place."""
+    line = [sys.executable, "-c", _OWN, str(tmp_path / NAME)]
+    environment = site.selfheald.environment
+    done = subprocess.run(line, env=environment, cwd=site.folder, capture_output=True, text=True, check=True)
+    assert done.stdout == "initialized None\n"
+    assert origin(tmp_path / NAME) == "template"
+    assert digests(tmp_path / NAME) == digests(site.first)
+    assert [path.name for path in (tmp_path / ".selfheald" / "logs").glob("*/*")] == ["place.log"]
 
 
 def test_an_empty_file_and_one_without_the_tables(site: Site, tmp_path: Path) -> None:
