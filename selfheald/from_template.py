@@ -156,6 +156,10 @@ class Reuse:
             await run_in_thread(partial(self._store.discard, entry, why))
         return False
 
+    def wants_proof(self) -> bool:
+        """True if what dbt makes is to be kept, if that is proved to be the same each time."""
+        return self._lock is not None and self._tools.config.templates.mode == "auto"
+
     def declared(self) -> list[str]:
         """The ``declared`` of the job that builds: files whose content the key covers."""
         return [] if self._key is None else list(self._key.files)

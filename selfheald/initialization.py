@@ -323,6 +323,7 @@ class _Initialization:
                 "seeds": [node.unique_id for node in work.seeds],
                 "models": [node.unique_id for node in work.models],
                 "inputs": inputs,
+                "judge_reuse": self.reuse.wants_proof(),
                 "declared": self.reuse.declared(),
                 "storage_version": dbt.storage_version,
                 "pre_sql": dbt.pre_sql,
