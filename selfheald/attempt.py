@@ -14,6 +14,9 @@ from selfheald.marker import Status, append_history, new_attempt_id
 from selfheald.node_times import NodeTimes
 from selfheald.workspace import Database
 
+#: Seconds after which even what is done in a moment is shown.
+SHOW_SECONDS = 0.5
+
 #: Seconds until the next attempt after an error, or ``None`` if there is to be none.
 RetryRule = Callable[[InitializationError], float | None]
 
@@ -22,7 +25,8 @@ RetryRule = Callable[[InitializationError], float | None]
 class Attempt:
     """One attempt at a database. Times are seconds since the epoch, ``began`` is monotonic.
 
-    ``missing`` are the names of the tables that were found missing, ``created`` of those that are there since.
+    ``missing`` are the names of the tables that were found missing, ``created`` of those that are there since. While it
+    is ``hurried`` the status is written only where a step has lasted for a while: writing takes longer than the step.
     """
 
     database: Database
@@ -37,6 +41,8 @@ class Attempt:
     missing: list[str] = field(default_factory=list)
     created: list[str] = field(default_factory=list)
     nodes: NodeTimes = field(default_factory=NodeTimes)
+    hurried: bool = False
+    shown_at: float = float("-inf")
 
     def start(self, missing: list[str], nodes: int, eta_seconds: float) -> None:
         """Tell that ``nodes`` dbt nodes are to be run for the missing tables."""
@@ -58,6 +64,7 @@ class Attempt:
             progress={"done": 0, "total": nodes, "node": None},
             eta_seconds=eta_seconds,
         )
+        self.shown_at = time.monotonic()
         self.log("initialization_start", f"making what is missing: {', '.join(missing)}")
 
     def on_event(self, event: dict[str, Any]) -> None:
@@ -116,6 +123,17 @@ class Attempt:
             duration_seconds=step.duration_seconds,
             success=error is None,
         )
+
+    def take_time(self) -> None:
+        """What follows may last: show where it stands, and each step from now on."""
+        if self.hurried:
+            self.hurried = False
+            self._show()
+
+    def begin_again(self, name: str) -> None:
+        """A step begins once more, and those behind it are still to come."""
+        self.status.put_back_to(name)
+        self.begin(name)
 
     def completed(self, outcome: str) -> InitializationResult:
         """The database is ready: ``initialized`` now, or ``adopted`` since all was there."""
@@ -193,6 +211,10 @@ class Attempt:
 
     def _show(self, **changes: Any) -> None:
         """Show how far it is, where that can be written: the work itself does not depend on it."""
+        if self.hurried and time.monotonic() - self.shown_at < SHOW_SECONDS:
+            self.status.record.update(changes)
+            return
+        self.shown_at = time.monotonic()
         try:
             self.status.write(**changes)
         except InitializationError as unwritten:

@@ -17,7 +17,7 @@ import anyio
 from selfheald.client import file_identity
 from selfheald.config import Config, load_config
 from selfheald.errors import ConcurrentInitializationError, InitializationError
-from selfheald.initialization import BUSY_SECONDS, BusyError, StartOverError, clean_up, in_stoppable_thread, initialize
+from selfheald.initialization import BUSY_SECONDS, BusyError, StartOverError, clean_up, initialize
 from selfheald.initialization_state import InitializationResult, InitializationState, RequiredTable
 from selfheald.inspection import Inspection, Tools, adopt, inspect, is_adoptable, is_fresh, put_status_right
 from selfheald.locks import Holder
@@ -30,7 +30,7 @@ from selfheald.table_checker import (
     read_in_child,
     resolve_required_with,
 )
-from selfheald.threads import run_in_thread
+from selfheald.threads import in_stoppable_thread, run_in_thread
 from selfheald.workspace import Database
 
 __all__ = ["AutoInitializer", "TableExistenceChecker", "read_apart", "read_here", "required_tables"]
@@ -65,7 +65,7 @@ class AutoInitializer:
         self._on_status = on_status
         self._announce = announce or _say_nothing
         self._keep_staging = keep_staging
-        self._read = read_here if in_process else read_apart
+        self._in_process = in_process
 
     def ensure_initialized(self) -> InitializationResult:
         """Make the database ready; blocks for at most ``timeout`` seconds (0: no limit) while others are in the way.
@@ -77,7 +77,8 @@ class AutoInitializer:
 
     async def ensure_initialized_async(self) -> InitializationResult:
         """As :meth:`ensure_initialized`, for an event loop. Cancelling it kills what it started."""
-        tools = Tools(self.config, Planner(self.config, announce=self._announce), self._read)
+        read = read_here if self._in_process else read_apart
+        tools = Tools(self.config, Planner(self.config, announce=self._announce), read, apart=not self._in_process)
         status = Status(self.database, on_write=self._on_status)
         began, started_at = time.monotonic(), time.time()
 

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,8 @@ CHECKS_AT_ONCE = 8
 AT_A_STRETCH = 100
 #: Who waits is told of a new place in the queue when it is better by one in so many.
 WORTH_TELLING = 20
+#: Of the time, telling that takes at most one part in so many: many databases can become ready in a second.
+TELLING_SHARE = 20
 
 
 class Caretaker:
@@ -91,6 +94,7 @@ class Caretaker:
         self.news = anyio.Event()
         self._changes = 0
         self._samples = 0
+        self._tell_at = float("-inf")
 
     def __len__(self) -> int:
         return len(self._cases)
@@ -177,6 +181,7 @@ class Caretaker:
             del self._cases[case.database.path]
             self._agenda.discard(case)
             self._backlog.discard(case)
+        self._tools = replace(self._tools, config=config)  # of this, too, what bears on no verdict
         if look_again:
             self._tools = self._new_tools()
             self._changes = 0
@@ -613,12 +618,17 @@ class Caretaker:
     def _show_positions(self) -> None:
         """Tell those who wait how many are before them: those far back now and then, or it would take longer than
         what they wait for."""
+        began = anyio.current_time()
+        if began < self._tell_at:
+            return
         for position, case in enumerate(self._backlog):
             if not case.requested:
                 break
             told = case.status.record["queue_position"]
             if told is None or told - position > told // WORTH_TELLING:
                 case.show(queue_position=position)  # its folder may be gone by now: its own turn will tell
+        now = anyio.current_time()
+        self._tell_at = now + TELLING_SHARE * (now - began)
 
     async def _initialize(self, case: Case) -> None:
         database = case.database

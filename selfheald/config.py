@@ -141,11 +141,6 @@ def warnings(config: Config) -> list[str]:
     host = (config.metrics.listen or "127.0.0.1:0").rpartition(":")[0]
     if not is_loopback(host):
         found.append(f"metrics.listen: other machines can reach {host}, and nobody is asked for a password")
-    found += [
-        f"{key}: has no effect in this version"
-        for key, origin in sorted(config.sources.origins.items())
-        if _is_unused(key) and origin != "service"
-    ]
     file = config.sources.file
     if file is not None and config.dbt.env and file.is_file() and file.stat().st_mode & 0o004:
         found.append(f"dbt.env: everybody here can read {file}; `chmod 600` it if it holds secrets")
@@ -161,10 +156,6 @@ def require_roots(config: Config, command: str) -> None:
             path=config_sources(config).file,
             hint=f"Name one: `{command} ROOT`, or set watch.roots in selfheald.toml.",
         )
-
-
-def _is_unused(key: str) -> bool:
-    return key.startswith("templates.")
 
 
 def child_environment(

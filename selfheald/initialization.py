@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import threading
+import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import anyio
 
 from selfheald.attempt import Attempt, RetryRule
 from selfheald.catalog import fold
+from selfheald.client import file_identity
 from selfheald.config import Config
 from selfheald.dbt_host import Child, Order, rename_in, run_job
 from selfheald.errors import ConcurrentInitializationError, InitializationError, from_os_error
+from selfheald.from_template import Reuse, place_here
 from selfheald.initialization_state import InitializationResult
 from selfheald.inspection import Inspection, Tools, adopt, inspect, is_adoptable, look, work_for
 from selfheald.locks import DatabaseLock, Holder
 from selfheald.log import event_log
-from selfheald.marker import Status, log_folder, remove_marker
+from selfheald.marker import Status, log_folder, remove_marker, tick_left
 from selfheald.plan import Work
 from selfheald.planner import Settings
 from selfheald.reproduction import PRIVATE_FILE, reproduction
@@ -37,10 +39,8 @@ from selfheald.staging import (
     write_private,
 )
 from selfheald.table_checker import copy_in_child
-from selfheald.threads import run_in_thread
+from selfheald.threads import in_stoppable_thread
 from selfheald.workspace import Database, Folder, ensure_private_folder, open_folder
-
-Result = TypeVar("Result")
 
 #: Seconds between two looks at something that is busy.
 BUSY_SECONDS = 0.2
@@ -82,13 +82,23 @@ async def initialize(
     nothing was changed.
     """
     attempted = Attempt(database, status, trigger, attempt, retry, tools.config.history.keep)
+    with contextlib.closing(Reuse(tools, database, attempted)) as reuse:
+        result = await _initialize(tools, database, attempted, reuse, keep_staging)
+        # The marker is there, or never will be: from here on nothing can fail any more.
+        await reuse.keep()
+    return result
+
+
+async def _initialize(
+    tools: Tools, database: Database, attempted: Attempt, reuse: Reuse, keep_staging: bool
+) -> InitializationResult:
     work: _Initialization | None = None
     try:
         _require_usable(database)
         require_descriptors()
         ensure_private_folder(database)
         with DatabaseLock(database.lock) as lock:
-            work = _Initialization(tools, database, attempted, lock, keep_staging)
+            work = _Initialization(tools, database, attempted, lock, reuse, keep_staging)
             return await work.run()
     except ConcurrentInitializationError:
         raise
@@ -130,24 +140,18 @@ def clean_up(database: Database) -> bool:
     return True
 
 
-async def in_stoppable_thread(function: Callable[..., Result]) -> Result:
-    """Run ``function`` in a worker thread; when this is cancelled, the event that it is given as ``stop`` is set."""
-    stop = threading.Event()
-    try:
-        return await run_in_thread(partial(function, stop=stop), abandon_on_cancel=True)
-    finally:
-        stop.set()
-
-
 @dataclass(slots=True)
 class _Initialization:
     tools: Tools
     database: Database
     attempt: Attempt
     lock: DatabaseLock
+    reuse: Reuse
     keep_staging: bool
+    looked: float = 0.0
     deadline: float = 0.0
     told: dict[str, Any] = field(default_factory=dict)
+    kept_copy: Path | None = None
     kept_in: Path | None = None
     kept_lines: list[str] = field(default_factory=list)
 
@@ -157,7 +161,7 @@ class _Initialization:
             attempt.log("leftover_removed", f"removed what a killed initialization left: {leftover.name}")
         attempt.begin("check_tables")
         found = await inspect(self.tools, self.database)
-        looked = time.monotonic()
+        self.looked = time.monotonic()
         if is_adoptable(found):
             attempt.end("check_tables")
             # The marker comes last: whoever sees it, also after a kill in between, finds the status complete.
@@ -174,19 +178,56 @@ class _Initialization:
             self.tools.planner.last_seconds() or FIRST_ESTIMATE_SECONDS,
         )
         remove_marker(self.database)
-        self._require_space(2 * sum(_size(node.path) for node in work.seeds))
-        with (
-            log_folder(self.database, attempt.attempt_id) as logs,
-            self._open_staging(found) as staging,
-        ):
+        # The first step that uses dbt has its start in it, so that nobody waits for what no step tells of.
+        attempt.hurried = self.reuse.may_concern(found, work)
+        attempt.begin("load_seeds" if work.seeds else "build_foundation")
+        await self.reuse.look_up(found, work)
+        self._require_space(self.reuse.size or 2 * sum(_size(node.path) for node in work.seeds))
+        with self._open_staging(found) as staging:
             self.deadline = time.monotonic() + self.tools.config.dbt.timeout
-            # The first step that uses dbt has its start in it, so that nobody waits for what no step tells of.
-            attempt.begin("load_seeds" if work.seeds else "build_foundation")
+            if await self.reuse.fetch(found, staging):
+                attempt.end("load_seeds" if work.seeds else "build_foundation")
+                await self._look_twice(found)
+                await self._publish_template(found, staging)
+            else:
+                attempt.take_time()
+                await self._make(found, work, staging)
+        return await self._certify(found)
+
+    async def _make(self, found: Inspection, work: Work, staging: Staging) -> None:
+        """Let dbt make what is missing, and publish it."""
+        with log_folder(self.database, self.attempt.attempt_id) as logs:
             inputs = await self._build(found, work, await self._copy_inputs(found, work, staging), staging, logs)
             self._require_space(_size(staging.database))
-            await self._look_twice(found, looked)
+            await self._look_twice(found)
             await self._publish(found, inputs, staging, logs)
-        return await self._certify(found)
+            self.reuse.take(staging)
+
+    async def _publish_template(self, found: Inspection, staging: Staging) -> None:
+        """Hand over the tables of the template that staging is a copy of."""
+        if found.is_new and not self.tools.apart:
+            await self._place(found, staging)
+            return
+        with log_folder(self.database, self.attempt.attempt_id) as logs:
+            if found.is_new:
+                await self._place(found, staging, logs)
+            else:
+                await self._publish(found, [], staging, logs)
+
+    async def _place(self, found: Inspection, staging: Staging, logs: Folder | None = None) -> None:
+        """Give the finished file in staging its path: in a child, where there are ``logs`` for one, or here."""
+        self.attempt.begin("publish")
+        if logs is None:
+            answer = await in_stoppable_thread(partial(place_here, self.database, staging, self.lock.fileno()))
+        else:
+            job = {"job": "place", "staging": str(staging.database), "database": str(self.database)}
+            with open_folder(self.database.folder) as live:
+                answer = await self._child(job, found.settings, staging, logs, Folder(self.database.folder, live))
+        if answer["outcome"] == "busy":
+            raise BusyError(None)
+        if answer["outcome"] == "changed":
+            raise StartOverError
+        self.attempt.end("publish")
 
     @contextmanager
     def _open_staging(self, found: Inspection) -> Iterator[Staging]:
@@ -228,13 +269,13 @@ class _Initialization:
         else:
             self.attempt.on_event(event)
 
-    async def _look_twice(self, found: Inspection, looked: float) -> None:
-        """Look again at a file that was of zero bytes at ``looked``: whoever makes a database shows one for a moment.
+    async def _look_twice(self, found: Inspection) -> None:
+        """Look again at a file that was of zero bytes: whoever makes a database shows one for a moment.
 
-        What dbt makes is private until it is published, so that it need not wait for this.
+        What is made is private until it is published, so that it need not wait for this.
         """
         if found.reading.empty:
-            await anyio.sleep(max(0.0, looked + self.tools.config.watch.settle - time.monotonic()))
+            await anyio.sleep(max(0.0, self.looked + self.tools.config.watch.settle - time.monotonic()))
             again = await look(self.tools, self.database, found.plan, found.settings)
             if again.reading.identity != found.reading.identity:
                 raise BusyError(again.reading.holder)
@@ -287,6 +328,8 @@ class _Initialization:
                 "seeds": [node.unique_id for node in work.seeds],
                 "models": [node.unique_id for node in work.models],
                 "inputs": inputs,
+                "judge_reuse": self.reuse.wants_proof(),
+                "declared": self.reuse.declared(),
                 "storage_version": dbt.storage_version,
                 "pre_sql": dbt.pre_sql,
                 "work_dir": str(staging.work),
@@ -297,6 +340,7 @@ class _Initialization:
             staging,
             logs,
         )
+        self.kept_copy = await self.reuse.judge(answer, staging)
         return list(answer["inputs"])
 
     async def _publish(self, found: Inspection, inputs: list[dict[str, Any]], staging: Staging, logs: Folder) -> None:
@@ -308,6 +352,7 @@ class _Initialization:
             job = _publish_job(self.database, found, inputs, staging, self.tools.config)
             # Of a file that was written since, only the rows themselves tell whether its tables are what was copied.
             job |= {"identity": identity, "compare_inputs": identity != found.reading.identity}
+            job["keep"] = None if self.kept_copy is None else str(self.kept_copy)
             with open_folder(self.database.folder) as live:
                 answer = await self._child(job, found.settings, staging, logs, Folder(self.database.folder, live))
             if answer["outcome"] == "published":
@@ -335,6 +380,7 @@ class _Initialization:
         result: InitializationResult | None = None
         until = time.monotonic() + CERTIFY_SECONDS
         while True:
+            await self._let_a_tick_pass()
             found = await look(self.tools, self.database, built.plan, built.settings)
             missing = {table.qualified for table in found.check.to_make}
             if found.reading.certain and not found.check.complete:
@@ -350,12 +396,20 @@ class _Initialization:
                     attempt.created = [name for name in attempt.missing if name not in missing]
                     # The marker comes last: whoever sees it finds the status complete.
                     result = attempt.completed("initialized")
-                    self.tools.planner.remember_seconds(result.duration_seconds)
-                if adopt(self.database, found, answers=attempt.status.record["answers"], initialized_at=time.time()):
+                    if self.reuse.origin == "dbt":
+                        self.tools.planner.remember_seconds(result.duration_seconds)
+                answers, origin = attempt.status.record["answers"], self.reuse.origin
+                if adopt(self.database, found, answers=answers, origin=origin, initialized_at=time.time()):
                     return result
             if time.monotonic() > until:
                 raise StartOverError
             await anyio.sleep(BUSY_SECONDS / 4)
+
+    async def _let_a_tick_pass(self) -> None:
+        """A look at what was written just now could certify nothing: wait for the moment from which on one can."""
+        identity = file_identity(self.database.path)
+        if identity is not None:
+            await anyio.sleep(min(tick_left(identity, time.time()), BUSY_SECONDS))
 
     async def _child(
         self, job: dict[str, Any], settings: Settings, staging: Staging, logs: Folder, *others: Folder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from selfheald.client import valid_marker
@@ -15,6 +15,7 @@ from selfheald.marker import Status, outlived_a_tick, read_status, write_marker
 from selfheald.plan import Plan, Work, find_work
 from selfheald.planner import Planner, Settings
 from selfheald.table_checker import CheckResult, Reading, judge
+from selfheald.template_key import FileDigests
 from selfheald.workspace import Database
 
 Reader = Callable[[Path], Awaitable[Reading]]
@@ -22,12 +23,19 @@ Reader = Callable[[Path], Awaitable[Reading]]
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What every initialization needs. ``read`` looks at a database without its lock, ``start`` starts a child."""
+    """What every initialization needs. ``read`` looks at a database without its lock, ``start`` starts a child.
+
+    ``apart`` says that this process may itself have databases open, so that no file of one is opened here.
+    ``templates_read`` are the templates, by key and digest, of which a copy was read: another one holds the same.
+    """
 
     config: Config
     planner: Planner
     read: Reader
     start: Starter = start_child
+    apart: bool = False
+    digests: FileDigests = field(default_factory=FileDigests)
+    templates_read: set[tuple[str, str]] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +116,14 @@ def put_status_right(status: Status) -> None:
         )
 
 
-def adopt(database: Database, found: Inspection, *, answers: str | None, initialized_at: float | None = None) -> bool:
+def adopt(
+    database: Database,
+    found: Inspection,
+    *,
+    answers: str | None,
+    origin: str = "adopted",
+    initialized_at: float | None = None,
+) -> bool:
     """Write the marker of a database that is complete; False if it changed meanwhile, or only just before."""
     identity = found.reading.identity
     return (
@@ -119,7 +134,7 @@ def adopt(database: Database, found: Inspection, *, answers: str | None, initial
             identity,
             found.plan.required,
             fingerprint=found.plan.fingerprint,
-            origin="adopted" if initialized_at is None else "dbt",
+            origin=origin,
             answers=answers,
             checked_at=time.time(),
             initialized_at=initialized_at,

@@ -117,13 +117,18 @@ def outlived_a_tick(identity: Mapping[str, Any], read_at: float) -> bool:
     A write within the same tick of the file system's clock as the one before it changes neither time nor, perhaps,
     size: a marker about such a moment could be taken for true later on.
     """
+    return tick_left(identity, read_at) == 0.0
+
+
+def tick_left(identity: Mapping[str, Any], seen_at: float) -> float:
+    """Seconds after ``seen_at`` (seconds since the epoch) from which on a look at the file outlives a tick."""
     stamps = [identity["mtime_ns"], identity["ctime_ns"]]
     if identity["wal"] is not None:
         stamps += [identity["wal"]["mtime_ns"], identity["wal"]["ctime_ns"]]
     coarse = all(stamp % 1_000_000_000 == 0 for stamp in stamps)
-    age = read_at * 1e9 - max(stamps)
+    age = seen_at * 1e9 - max(stamps)
     # A stamp of the future is another host's clock: comparing it with ours tells nothing.
-    return bool(age < 0 or age >= (COARSE_TICK_NS if coarse else TICK_NS))
+    return 0.0 if age < 0 else max(0.0, ((COARSE_TICK_NS if coarse else TICK_NS) - age) / 1e9)
 
 
 def remove_marker(database: Database) -> bool:
@@ -205,6 +210,13 @@ class Status:
         step.completed_at = step.duration_seconds = None
         self._began[name] = time.monotonic()
         return step
+
+    def put_back_to(self, name: str) -> None:
+        """Note that a step, and those behind it, have not begun."""
+        places = [step.name for step in self.steps]
+        for number in range(places.index(name), len(places)):
+            self.steps[number] = InitializationStep(places[number])
+            self._began.pop(places[number], None)
 
     def end(self, name: str, error: str | None = None) -> InitializationStep:
         """Note that a step has completed, or failed with ``error``. One that never began had nothing to do."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import threading
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import anyio
@@ -31,3 +33,12 @@ async def run_in_thread(
         if began:
             raise
         raise from_os_error(OSError(errno.EAGAIN, str(error)), None, "start a thread")  # noqa: B904 - it has its cause
+
+
+async def in_stoppable_thread(function: Callable[..., Result]) -> Result:
+    """Run ``function`` in a worker thread; when this is cancelled, the event that it is given as ``stop`` is set."""
+    stop = threading.Event()
+    try:
+        return await run_in_thread(partial(function, stop=stop), abandon_on_cancel=True)
+    finally:
+        stop.set()

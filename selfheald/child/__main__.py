@@ -1,6 +1,6 @@
 """The child that does what must not happen in the daemon: run dbt, and write to databases.
 
-Started as ``PYTHON selfheald/child plan|build|publish|interpreter`` by the interpreter whose dbt and DuckDB are wanted.
+Started as ``PYTHON selfheald/child JOB`` (:data:`JOBS`) by the interpreter whose dbt and DuckDB are wanted.
 It needs nothing but that interpreter's standard library, dbt and DuckDB (Python 3.9 and later). Started as ``host`` it
 does no job itself, but forks a child for each (:mod:`fork_host`).
 
@@ -37,6 +37,7 @@ JOBS: Dict[str, Tuple[str, str]] = {
     "plan": ("dbt_job", "plan"),
     "build": ("dbt_job", "build"),
     "publish": ("publish_job", "publish"),
+    "place": ("placing.place_job", "place"),
     "interpreter": ("interpreter_job", "interpreter"),
 }
 

@@ -10,11 +10,10 @@ import stat
 import time
 from typing import Any, Mapping, NamedTuple, Optional, Tuple
 
+from placing.file_dance import WAL_SUFFIXES
+
 #: Device, inode, size, mtime and ctime, the last two in ns.
 Stamp = Tuple[int, int, int, int, int]
-
-#: Where DuckDB keeps what is not yet in the main file; the last two since 1.5.
-WAL_SUFFIXES = (".wal", ".wal.checkpoint", ".wal.recovery")
 
 #: A process that does one job has no more descriptors than that.
 _DESCRIPTORS = 1024

@@ -9,6 +9,8 @@ import re
 import threading
 from typing import Any, Callable, Mapping, Optional
 
+from placing.refusals import JobError as JobError
+
 #: Tells the parent what happens, at the moment it happens. Safe to call from any thread.
 Emit = Callable[[Mapping[str, Any]], None]
 
@@ -25,29 +27,6 @@ _TOO_LITTLE_HINT = (
     "Give the process more memory, processes or open files (MemoryMax=, TasksMax=, LimitNOFILE=, ulimit), "
     "or lower dbt.threads; then run `selfheald wait` again."
 )
-
-
-class JobError(Exception):
-    """A job failed for a known cause.
-
-    ``code`` is one of selfheald's stable error codes; ``path`` is the file to mend; ``step`` the step of the
-    initialization that failed (left out, it is the one that was running).
-    """
-
-    def __init__(
-        self,
-        code: str,
-        message: str,
-        hint: Optional[str] = None,
-        path: Optional[object] = None,
-        step: Optional[str] = None,
-    ) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-        self.hint = hint
-        self.path = None if path is None else str(path)
-        self.step = step
 
 
 def job_error(error: BaseException) -> JobError:

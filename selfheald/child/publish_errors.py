@@ -8,16 +8,9 @@ from typing import Iterator, Tuple
 
 import duckdb
 
+from placing.refusals import BusyError as BusyError
+from placing.refusals import ChangedError as ChangedError
 from protocol import JobError
-
-
-class BusyError(Exception):
-    """Another process holds a lock on the database: nothing was changed, try again later."""
-
-
-class ChangedError(Exception):
-    """The database is not what it was when staging was made of it: nothing was changed, start over."""
-
 
 #: The messages of DuckDB 1.0 to 2.0. Its exception classes differ between versions, its words hardly do.
 _MEANINGS: Tuple[Tuple[str, str], ...] = (

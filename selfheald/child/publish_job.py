@@ -13,14 +13,15 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import duckdb
 
-from file_dance import look_for_room, put_in_place
 from file_identity import Identity, open_here, wait_for_a_tick
 from inputs import require_same
-from latecomers import keep_locked
+from placing.file_dance import look_for_room, put_in_place
+from placing.latecomers import keep_locked
 from protocol import JobError
 from publish_errors import BusyError, ChangedError, told_of
 from staging_check import verified_tables
@@ -71,6 +72,8 @@ def _create(connection: duckdb.DuckDBPyConnection, job: Job, tables: List[Table]
     connection.close()
     if Identity.of(new)[1:] != (None, None, None):
         raise JobError("verification_failed", f"DuckDB left a WAL beside {new}", path=new)
+    if job.get("keep"):
+        _copy(new, job["keep"])
     put_in_place(new, database)
     return rows, {}
 
@@ -223,6 +226,14 @@ def _format(storage_version: Optional[str]) -> str:
 
 def _version() -> Tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", duckdb.__version__)[:2])
+
+
+def _copy(new: str, path: str) -> None:
+    """One more of the finished file, where there is room for it: nobody's initialization depends on that."""
+    try:
+        shutil.copyfile(new, path)
+    except OSError:
+        _remove(path)
 
 
 def _remove(path: str) -> None:

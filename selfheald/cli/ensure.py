@@ -26,7 +26,7 @@ from selfheald.workspace import Database, resolve_database
 
 if TYPE_CHECKING:
     from selfheald.config import Config
-    from selfheald.inspection import Inspection
+    from selfheald.inspection import Inspection, Tools
     from selfheald.outlook import Outlook
 
 #: The documents of ``--json`` while nothing is known.
@@ -50,7 +50,7 @@ _BLANK_DRY_RUN: dict[str, Any] = {
     "nodes": [],
     "vars": {},
     "project": None,
-    "template": {"usable": False, "why": "this version keeps no templates"},
+    "template": {"usable": False, "why": "it could not be looked at"},
 }
 
 
@@ -132,11 +132,22 @@ def _wants_quarantine(result: InitializationResult, json: bool) -> bool:
 
 async def inspect_here(database: Database, config: Config, progress: Progress) -> Inspection:
     """Look at the database, with progress shown. Raises the error that is in the way of making what it lacks."""
+    return await inspect_with(tools_here(config, progress), database, progress)
+
+
+def tools_here(config: Config, progress: Progress) -> Tools:
+    """What it takes to look at databases, in a process that never has one open."""
     from selfheald.auto_initializer import read_here
-    from selfheald.inspection import Tools, inspect
+    from selfheald.inspection import Tools
     from selfheald.planner import Planner
 
-    tools = Tools(config, Planner(config, announce=progress.say), read_here)
+    return Tools(config, Planner(config, announce=progress.say), read_here)
+
+
+async def inspect_with(tools: Tools, database: Database, progress: Progress) -> Inspection:
+    """As :func:`inspect_here`."""
+    from selfheald.inspection import inspect
+
     found = await progress.along(inspect(tools, database, fresh=True))
     for warning in found.plan.warnings:
         progress.leave(f"warning: {warning}")
@@ -148,11 +159,15 @@ async def inspect_here(database: Database, config: Config, progress: Progress) -
 
 
 async def _dry_run(database: Database, config: Config) -> Outlook:
+    from selfheald.from_template import foresee
     from selfheald.inspection import work_for
     from selfheald.outlook import Outlook
 
     with Progress(f"Checking {database}") as progress:
-        found = await inspect_here(database, config, progress)
+        tools = tools_here(config, progress)
+        found = await inspect_with(tools, database, progress)
+        work = work_for(found, config)
+        template = await foresee(tools, database, found, work)
     if found.is_new:
         typer.echo(f"There is no database yet: {database} would be made.", err=True)
     elif found.reading.holder is not None:
@@ -163,10 +178,11 @@ async def _dry_run(database: Database, config: Config) -> Outlook:
         database=str(database),
         plan=found.plan,
         missing=found.check.to_make,
-        work=work_for(found, config),
+        work=work,
         variables=found.settings.variables,
         python=found.settings.python,
         target=config.dbt.target,
+        template=template.as_dict(),
     )
 
 

@@ -57,15 +57,10 @@ def judge_configuration(file: Path | None, notices: Sequence[str], warnings: Seq
     if not notices:
         found.append(green("passed_over", "no file was passed over"))
     others = [each for each in warnings if each not in notices and not each.startswith(_TOLD_ELSEWHERE)]
-    found += [yellow("settings", each, _cure_of(each)) for each in others]
+    found += [yellow("settings", each, f"See {each.partition(':')[0]} in docs/configuration.md.") for each in others]
     if not others:
-        found.append(green("settings", "every key that is set has an effect"))
+        found.append(green("settings", "nothing that is allowed and hardly meant"))
     return found
-
-
-def _cure_of(warning: str) -> str:
-    key = warning.partition(":")[0]
-    return f"Take {key} out." if "has no effect" in warning else f"See {key} in docs/configuration.md."
 
 
 def judge_wrong_configuration(error: InitializationError) -> list[Finding]:

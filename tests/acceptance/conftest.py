@@ -43,6 +43,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory, census: Path) -> dict[
         "XDG_STATE_HOME": str(home / "state"),
         "SELFHEALD_STATE_DIR": str(home / "selfheald"),
         "SELFHEALD_LOG__FILE": str(home / "selfheald.log"),
+        "SELFHEALD_TEMPLATES__MODE": "off",  # what dbt does is what most tests are about
         "SELFHEALD_DBT__VARS": json.dumps({"census_parquet_path": str(census)}),
     }
 

@@ -146,14 +146,15 @@ class TestConfiguration:
         assert findings["roots"][:2] == ("yellow", "not checked: the configuration is wrong")
         assert findings["daemon_python"][0] == "green"
 
-    def test_passed_over_and_without_effect(self, selfheald: Selfheald, root: Path) -> None:
+    def test_passed_over_and_hardly_meant(self, selfheald: Selfheald, root: Path) -> None:
         file = selfheald.folder / "selfheald.toml"
         file.write_text("")
         file.chmod(0o666)
-        findings = found(selfheald.document("doctor", root, TEMPLATES__MODE="on"))
+        findings = found(selfheald.document("doctor", root, METRICS__LISTEN="0.0.0.0:1"))
         assert findings["passed_over"][0] == "yellow"
         assert f"passed over {file}" in findings["passed_over"][1]
-        assert findings["settings"][:2] == ("yellow", "templates.mode: has no effect in this version")
+        assert findings["settings"][0] == "yellow"
+        assert findings["settings"][1].startswith("metrics.listen: other machines can reach 0.0.0.0")
 
     def test_no_roots(self, doctor: Callable[..., Record]) -> None:
         assert those(found(doctor(code=1)), "red") == {"roots"}

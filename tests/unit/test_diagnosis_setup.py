@@ -79,10 +79,10 @@ class TestConfiguration:
 
     def test_what_is_hardly_meant(self) -> None:
         notice = "passed over /here/selfheald.toml: others can write to it"
-        found = judge_configuration(None, [notice], [notice, "templates.mode: has no effect in this version"])
+        found = judge_configuration(None, [notice], [notice, "dbt.env: everybody here can read it"])
         assert statuses(found) == {"configuration": "green", "passed_over": "yellow", "settings": "yellow"}
         assert [each.message for each in found if each.check == "passed_over"] == [notice]
-        assert [each.hint for each in found if each.check == "settings"] == ["Take templates.mode out."]
+        assert [each.hint for each in found if each.check == "settings"] == ["See dbt.env in docs/configuration.md."]
 
     def test_each_line_of_a_wrong_one_is_a_finding(self) -> None:
         error = InitializationError("f:1: a\nf:2: b", code="config_invalid", path="f")

@@ -19,7 +19,7 @@ _OPEN = "import os, sys; os.open(sys.argv[1], int(sys.argv[2])); print('open', f
 @pytest.fixture
 def latecomers(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(ROOT / "selfheald" / "child"))
-    return importlib.import_module("latecomers")
+    return importlib.import_module("placing.latecomers")
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_another_users_file_is_not_known(open_path: Path, descriptor: int) -> No
     file.chmod(0o666)
     script = """
 sys.path.insert(0, sys.argv[2])
-import latecomers
+from placing import latecomers
 become_nobody()
 print(latecomers.is_open_elsewhere(os.open(sys.argv[1], os.O_RDWR)))
 """

@@ -44,7 +44,7 @@ Put = Callable[[str, str], None]
 def dance(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The real module; what a test puts in the place of ``os``, ``fcntl`` and ``time`` is taken out again."""
     monkeypatch.syspath_prepend(str(CHILD))
-    module = importlib.import_module("file_dance")
+    module = importlib.import_module("placing.file_dance")
     for name in ("os", "fcntl", "time", "keep_locked"):
         monkeypatch.setattr(module, name, getattr(module, name))
     return module
@@ -62,7 +62,7 @@ def every_way(
 ) -> Explored:
     """Publish over ``there`` (``None``: nothing) in every interleaving."""
     calls: Put = put or dance.put_in_place
-    changed, failed = sys.modules["publish_errors"], sys.modules["protocol"]
+    changed = failed = sys.modules["placing.refusals"]
 
     def run(choices: tuple[str, ...]) -> tuple[System, list[str]]:
         world = World([Simulator(f"simulator {n}", early_headers) for n in range(simulators)], hands=hands)

@@ -182,7 +182,7 @@ def sync(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any
     if request.param == "parent":
         return workspace.sync
     monkeypatch.syspath_prepend(str(ROOT / "selfheald" / "child"))
-    return importlib.import_module("file_dance").sync
+    return importlib.import_module("placing.file_dance").sync
 
 
 class TestSync:

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from killing import TOKEN, Digests, Finding, Site, Tally, choose_moment, copy_fa
 from processes import NAME, Selfheald, digests, wait_until_marked
 from projects import copy_project
 
-from selfheald.client import drop_request, valid_marker
+from selfheald.client import drop_request, read_record, valid_marker
 
 NEW = frozenset({"regions", "fct_headcount", "dim_regions"})
 LANES = 2
@@ -146,7 +146,42 @@ def kit(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 def test_kills_at_any_instant(kit: Kit, tmp_path: Path, environment: dict[str, str], figures: Figures) -> None:
     """Two daemons, each with a database after the other; the kills are spread over what an initialization takes."""
     pinned = kit.python != sys.executable
-    wanted = scaled(16, 170) if pinned else scaled(34, 330)
+    what = f"kill -9 at any instant of an initialization, DuckDB {'1.0.0' if pinned else '2.0.0'}"
+    _kill(kit, what, scaled(16, 170) if pinned else scaled(34, 330), tmp_path, environment, figures)
+
+
+#: What is not seen of a database that is made from a template: no child does it, and no step lasts.
+_NOT_OF_COPIES = frozenset(
+    {"copying child", "building child", "load_seeds", "build_foundation", "verify", "publish", "log"}
+)
+
+
+@pytest.mark.promise(4)
+@pytest.mark.soak
+@pytest.mark.timeout(scaled(600, 3600))
+def test_kills_while_templates_are_copied(
+    kit: Kit, tmp_path: Path, environment: dict[str, str], figures: Figures
+) -> None:
+    """As above, where dbt is not needed any more: what is killed is the copying, and the daemon's own publishing."""
+    settings = kit.settings | {"TEMPLATES__MODE": "on", "TEMPLATES__DIR": str(tmp_path / "templates")}
+    first = _made(tmp_path / "first")
+    Selfheald(tmp_path, environment).ok("ensure", first, **settings)
+    cases = tuple(
+        replace(case, never=case.never | _NOT_OF_COPIES | (frozenset() if case.before else {"publishing child"}))
+        for case in kit.cases
+        if case.name in ("absent", "empty", "bare")
+    )
+    copies = replace(kit, cases=cases, settings=settings, duration=0.3)
+    pinned = kit.python != sys.executable
+    what = f"kill -9 while a template is used, DuckDB {'1.0.0' if pinned else '2.0.0'}"
+    _kill(copies, what, scaled(4, 60) if pinned else scaled(12, 200), tmp_path, environment, figures)
+    made = [read_record(path) or {} for path in tmp_path.glob(f"lane*/root/*/{NAME}.ready")]
+    assert made
+    # A daemon that is killed between link and marker finds a finished database.
+    assert {record["origin"] for record in made} <= {"template", "adopted"}
+
+
+def _kill(kit: Kit, what: str, wanted: int, tmp_path: Path, environment: dict[str, str], figures: Figures) -> None:
     seed = int(os.environ.get("SELFHEALD_KILLS_SEED") or random.randrange(1_000_000))
     print("SELFHEALD_KILLS_SEED =", seed)
     with ThreadPoolExecutor(LANES) as pool:
@@ -157,7 +192,6 @@ def test_kills_at_any_instant(kit: Kit, tmp_path: Path, environment: dict[str, s
         tallies = [lane.result() for lane in lanes]
 
     findings = [finding for tally in tallies for finding in tally.findings]
-    what = f"kill -9 at any instant of an initialization, DuckDB {'1.0.0' if pinned else '2.0.0'}"
     killed = sum(tally.killed for tally in tallies)
     whom = _sum(tally.kills for tally in tallies)
     life = max(tally.longest_life for tally in tallies)

@@ -18,10 +18,11 @@ import sys
 import time
 from typing import Any, Callable, Iterator, Optional
 
-from file_identity import WAL_SUFFIXES
-from latecomers import keep_locked
-from protocol import JobError
-from publish_errors import BusyError, ChangedError
+from .latecomers import keep_locked
+from .refusals import BusyError, ChangedError, JobError
+
+#: Where DuckDB keeps what is not yet in the main file; the last two since 1.5.
+WAL_SUFFIXES = (".wal", ".wal.checkpoint", ".wal.recovery")
 
 #: Seconds for which a new file stays locked, and an empty one before it is replaced; and at most, while others have
 #: them open. It all holds for whoever needs less than that from the look whether the file is there to the try to lock.
