@@ -16,7 +16,7 @@ WORDS = {"models": "models in the dbt project", "MB": "size of the database (MB)
 
 
 def curves(report: Report) -> dict[str, Curves]:
-    """All curves of a report that have more than one place, by their axis; a peer that was measured there has its own."""
+    """All curves of a report that have more than one place, by their axis; a peer that was measured has its own."""
     found: dict[str, Curves] = {}
     for chapter in report.chapters:
         for figure in chapter.figures:
