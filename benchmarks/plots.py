@@ -16,10 +16,7 @@ WORDS = {"models": "models in the dbt project", "MB": "size of the database (MB)
 
 
 def curves(report: Report) -> dict[str, Curves]:
-    """All curves of a report that have more than one place, by their axis; a peer that was measured there has its own.
-
-    A name that two subjects use is told apart by theirs.
-    """
+    """All curves of a report that have more than one place, by their axis; a peer that was measured has its own."""
     found: dict[str, Curves] = {}
     for chapter in report.chapters:
         for figure in chapter.figures:
@@ -27,11 +24,12 @@ def curves(report: Report) -> dict[str, Curves]:
                 continue
             axis, place = figure.at
             lines = found.setdefault(axis, {})
-            lines.setdefault(figure.what, []).append((place, figure.series.median, figure.unit))
-            if figure.peer is not None:
-                points = lines.setdefault(figure.peer.what, [])
+            shown = [(figure.what, figure.series)] + ([(figure.peer.what, figure.peer.series)] if figure.peer else [])
+            for name, series in shown:
+                points = lines.setdefault(name, [])
+                # What has two peers is told twice.
                 if place not in [point[0] for point in points]:
-                    points.append((place, figure.peer.series.median, figure.unit))
+                    points.append((place, series.median, figure.unit))
     return {axis: kept for axis, lines in found.items() if (kept := _long_enough(lines))}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from fixtures.processes import ROOT
 from fixtures.waiting import wait_for
 
 from benchmarks.plots import curves, draw
-from benchmarks.report import DOCUMENT, put_in
+from benchmarks.report import DOCUMENT, PICTURES, marks, put_in
 from benchmarks.results import Chapter, Figure, Report, Series, from_json
 from benchmarks.subjects import subjects
 
@@ -109,3 +110,23 @@ def test_pictures_are_the_same_again(tmp_path: Path) -> None:
     assert once.name == "models.svg"
     assert once.read_bytes() == again.read_bytes()
     assert "ours" in once.read_text()
+
+
+def test_the_document_is_in_form() -> None:
+    text = DOCUMENT.read_text()
+    figures, plots = (_between(text, what) for what in ("figures", "plots"))
+    headings = [line.removeprefix("### ") for line in figures.splitlines() if line.startswith("### ")]
+    titles = [subject.title for subject in subjects()]
+    assert headings
+    assert headings == [title for title in titles if title in headings], "each once, in their order"
+    for table in figures.split("\n\n"):
+        rows = [line.replace("\\|", "").count("|") for line in table.splitlines() if line.startswith("|")]
+        assert len(set(rows)) <= 1, table
+    shown = re.findall(r"\]\(performance/(.*?)\)", plots)
+    assert shown == sorted(set(shown), key=shown.index)
+    assert {path.name for path in PICTURES.iterdir()} == set(shown)
+
+
+def _between(text: str, what: str) -> str:
+    begin, end = marks(what)
+    return text.partition(begin)[2].partition(end)[0]

@@ -168,6 +168,18 @@ class TestReports:
     def test_curves_have_more_than_one_place(self) -> None:
         assert curves(REPORT) == {"models": {"a": [(30.0, 0.002, "s"), (300.0, 0.02, "s")]}}
 
+    def test_a_peer_has_a_curve_and_no_place_is_on_one_twice(self) -> None:
+        figures = [
+            Figure("ours", Series((place,)), peer=Peer(peer, Series((9.0,))), at=("tables", place))
+            for place in (5.0, 50.0)
+            for peer in ("one", "other")
+        ]
+        assert curves(Report("small", {}, (Chapter("x", "X", tuple(figures)),)))["tables"] == {
+            "ours": [(5.0, 5.0, "s"), (50.0, 50.0, "s")],
+            "one": [(5.0, 9.0, "s"), (50.0, 9.0, "s")],
+            "other": [(5.0, 9.0, "s"), (50.0, 9.0, "s")],
+        }
+
     def test_figures_go_between_the_marks(self) -> None:
         begin, end = marks("it")
         text = f"before\n{begin}old\n{end}after\n"
