@@ -66,7 +66,7 @@ class TestSomebodyHasItOpen:
                 assert told.why.endswith(f") has it open for {doing}")
                 assert told.advice.startswith("Close it there")
                 assert told.facts["missing"] == ["3: regions, dim_regions, fct_headcount"]
-                assert told.facts["daemon"] == [f"Daemon PID {watched.pid} watches {shared_root}: ready, native"]
+                assert told.facts["daemon"] == [f"PID {watched.pid} watches {shared_root}: ready, native"]
                 assert any(busy in line for line in told.facts["events"])
                 assert told.commands == [f"selfheald wait {shlex.quote(str(database))}"]
                 # What it says to do helps.
