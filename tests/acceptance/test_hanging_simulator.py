@@ -116,6 +116,7 @@ def test_the_queue_is_long_and_then_the_daemon_is_down(selfheald: Selfheald, roo
             assert told.why.startswith(f"not ready: queued: 1 before it; being made now: {first} (")
             assert told.why.endswith("; 2 wait in all")
             assert told.advice.startswith("Wait for it")
+            assert told.facts["missing"][0].startswith("3: ")
             assert told.commands == [f"selfheald wait {third}"]
             working = explained(selfheald, first)
             assert working.advice.startswith("Wait")
