@@ -1,25 +1,28 @@
 """Draws the pictures of the documents: what the commands really print, and the status page. `make pictures` runs it.
 
-A daemon, a good database and a bad one live in a temporary home folder meanwhile. The pictures call that folder, and
-the one that selfheald is installed in, by names that could be anybody's. The page takes a browser (Chromium); where
-there is none, its picture stays as it is.
+A daemon, good databases, a bad one and one that a notebook has open live in a temporary home folder meanwhile. The
+pictures call that folder, and the one that selfheald is installed in, by names that could be anybody's. The page takes
+a browser (Chromium); where there is none, its picture stays as it is.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 import urllib.request
 import venv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -39,11 +42,27 @@ PICTURES: Mapping[str, Sequence[str]] = {
     "service": ["service", "install", "--dry-run", f"{HOME}/workspaces"],
     "doctor": ["doctor", f"{HOME}/workspaces"],
     "logs": ["logs", "-n", "16"],
+    "status": ["status", f"{HOME}/workspaces"],
+    "status_db": ["status", f"{HOME}/workspaces/gamma"],
+    "history": ["history", f"{HOME}/workspaces/alpha"],
 }
 #: Programs that are Chromium, and the size of its window.
 BROWSERS, WINDOW = ("chromium", "chromium-browser", "google-chrome"), "1100,690"
 #: Seconds in which the page must show that something is being built.
 BUILDING_SECONDS = 60.0
+#: One of a program that goes on: it is drawn while a database is made.
+LIVE: Mapping[str, Sequence[str]] = {"watch": ["status", f"{HOME}/workspaces", "--watch"]}
+#: Lines of that program's terminal.
+LIVE_LINES = 12
+#: What holds a database, as notebooks do.
+NOTEBOOK = """
+import sys, duckdb
+connection = duckdb.connect(sys.argv[1])
+connection.execute("create table notes as select 42 as answer")
+connection.execute("checkpoint")
+print("open", flush=True)
+sys.stdin.read()
+"""
 
 
 def main() -> None:
@@ -54,12 +73,17 @@ def main() -> None:
         environ = _settle_in(home)
         with _daemon(home, environ):
             for workspace in ("alpha", "beta"):
-                waiting = _command(home, "wait", f"workspaces/{workspace}")
-                subprocess.run(waiting, cwd=home, env=environ, check=False, capture_output=True)
-            for name, words in PICTURES.items():
-                real = [word.replace(HOME, str(home)) for word in words]
-                _draw(name, words, _anonymous(_printed(_command(home, *real), home, environ), home))
-        for workspace in ("gamma", "delta", "epsilon"):
+                _wait(home, environ, workspace)
+            with _notebook(home, environ):
+                subprocess.run(
+                    _command(home, "wait", "workspaces/gamma", "--timeout", "2"),
+                    cwd=home, env=environ, check=False, capture_output=True,
+                )  # fmt: skip
+                for name, words in PICTURES.items():
+                    real = [word.replace(HOME, str(home)) for word in words]
+                    _draw(name, words, _anonymous(_printed(_command(home, *real), home, environ), home))
+                _draw_live(home, environ)
+        for workspace in ("epsilon", "zeta", "eta"):
             (home / "workspaces" / workspace).mkdir()
             (home / "workspaces" / workspace / "simulation.duckdb").touch()
         port = _free_port()
@@ -76,6 +100,44 @@ def _daemon(home: Path, environ: Mapping[str, str]) -> Iterator[None]:
     finally:
         daemon.send_signal(signal.SIGTERM)
         daemon.wait()
+
+
+def _draw_live(home: Path, environ: Mapping[str, str]) -> None:
+    """The live view at a moment at which a database is made."""
+    [(name, words)] = LIVE.items()
+    real = [word.replace(HOME, str(home)) for word in words]
+    screen = {key: value for key, value in environ.items() if key not in ("COLUMNS", "LINES")}
+    frames: list[str] = []
+
+    def seen(output: bytes) -> bool:
+        frames[:] = output.decode(errors="replace").split("\x1b[H")[1:-1]
+        if frames and not (home / "workspaces" / "delta").exists():
+            (home / "workspaces" / "delta").mkdir()
+            (home / "workspaces" / "delta" / "simulation.duckdb").touch()
+        return any("building" in frame and "█" in frame for frame in frames)
+
+    _printed(_command(home, *real), home, screen, until=seen)
+    frame = next(frame for frame in frames if "building" in frame and "█" in frame)
+    _draw(name, words, _anonymous(frame, home))
+
+
+def _wait(home: Path, environ: Mapping[str, str], workspace: str) -> None:
+    waiting = _command(home, "wait", f"workspaces/{workspace}")
+    subprocess.run(waiting, cwd=home, env=environ, check=False, capture_output=True)
+
+
+@contextmanager
+def _notebook(home: Path, environ: Mapping[str, str]) -> Iterator[None]:
+    """A process that has a database open meanwhile."""
+    (home / "notebook.py").write_text(NOTEBOOK)
+    (home / "workspaces" / "gamma").mkdir()
+    words = [str(home / "selfheald" / "bin" / "python"), "notebook.py", "workspaces/gamma/simulation.duckdb"]
+    with subprocess.Popen(words, cwd=home, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        process.stdout.readline()
+        yield
+        process.stdin.close()
 
 
 def _settle_in(home: Path) -> dict[str, str]:
@@ -95,9 +157,15 @@ def _command(home: Path, *words: str) -> list[str]:
     return [str(home / "selfheald" / "bin" / "python"), "-m", "selfheald", *words]
 
 
-def _printed(command: Sequence[str], home: Path, environ: Mapping[str, str]) -> str:
-    """What a command prints on a terminal, colours and all."""
+def _printed(
+    command: Sequence[str],
+    home: Path,
+    environ: Mapping[str, str],
+    until: Callable[[bytes], bool] | None = None,
+) -> str:
+    """What a command prints on a terminal, colours and all. One that goes on is ended ``until`` is true of it."""
     ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", LIVE_LINES, WIDTH, 0, 0))
     with subprocess.Popen(command, cwd=home, env=environ, stdin=its, stdout=its, stderr=subprocess.DEVNULL) as process:
         os.close(its)
         output = b""
@@ -109,6 +177,9 @@ def _printed(command: Sequence[str], home: Path, environ: Mapping[str, str]) -> 
             if not more:
                 break
             output += more
+            if until is not None and until(output):
+                process.send_signal(signal.SIGINT)
+                until = None
         os.close(ours)
     if process.returncode not in (0, 1):
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")

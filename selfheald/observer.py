@@ -23,7 +23,7 @@ from selfheald.workspace import Database
 PAUSES = 20
 #: Seconds between two looks, at least: at what is being built; at what is not ready; at what is; at the folders.
 BUILDING_SECONDS, WAITING_SECONDS, READY_SECONDS, SCAN_SECONDS = 0.25, 0.5, 1.0, 2.0
-#: Rates are those of so many seconds.
+#: What is counted as recent (seconds).
 RATE_SECONDS = 60.0
 #: What comes first where not all can be shown.
 URGENCY = (Standing.BUILDING, Standing.FAILED, Standing.BUSY, Standing.WAITING, Standing.READY)
@@ -49,21 +49,20 @@ class Pace:
 
 
 @dataclass(slots=True)
-class Rate:
-    """How often something happens in a minute. ``began`` is when counting did."""
+class Recently:
+    """How often something has happened in the last minute. Times are monotonic."""
 
-    began: float
     _moments: deque[float] = field(default_factory=deque)
 
-    def count(self, now: float) -> None:
+    def add(self, now: float) -> None:
         """It has happened."""
         self._moments.append(now)
 
-    def per_minute(self, now: float) -> float:
-        """Of the last minute, or of the time since counting began."""
+    def count(self, now: float) -> int:
+        """How often until now."""
         while self._moments and self._moments[0] < now - RATE_SECONDS:
             self._moments.popleft()
-        return len(self._moments) * 60 / max(1.0, min(RATE_SECONDS, now - self.began))
+        return len(self._moments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +94,7 @@ class Observer:
         self._paces[Standing.BUILDING].least = BUILDING_SECONDS
         self.daemons: list[dict[str, Any]] = []
         #: Of checks those that had a new verdict written down; of initializations those that ended.
-        self.checks, self.initializations = Rate(clock()), Rate(clock())
+        self.checks, self.initializations = Recently(), Recently()
 
     def look(self) -> News:
         """What has changed since the last look; at the first one, everything is new."""
@@ -165,9 +164,9 @@ class Observer:
     def _count(self, before: Entry, earlier: Seen, entry: Entry, seen: Seen) -> None:
         now = self._clock()
         if is_verdict(before, entry) or (entry.is_ready and earlier[_MARKER] != seen[_MARKER]):
-            self.checks.count(now)
+            self.checks.add(now)
         if has_ended(before.status, entry.status):
-            self.initializations.count(now)
+            self.initializations.add(now)
 
 
 def is_verdict(before: Entry, entry: Entry) -> bool:

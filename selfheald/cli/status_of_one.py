@@ -82,7 +82,8 @@ def _facts(view: View, told: Explanation, database: Database) -> list[Fact]:
     warnings = status.get("warnings")
     if isinstance(warnings, list) and warnings:
         facts.append(("warnings", list(map(str, warnings))))
-    return [*facts, ("daemon", [daemon_line(view.daemon or {"root": view.root, "state": "down"}, view.start)])]
+    line = daemon_line(view.daemon or {"root": view.root, "state": "down"}, view.start)
+    return [*facts, ("daemon", [line.removeprefix("Daemon ")])]
 
 
 def _of_marker(database: Database) -> list[Fact]:

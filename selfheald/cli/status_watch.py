@@ -169,10 +169,8 @@ def view(
 
     counts = observer.counts()
     heads = [Text(daemon_line(each, (starts or {}).get(each["root"])), _style(each)) for each in observer.daemons]
-    rates = (
-        f"{time.strftime('%H:%M:%S')}  {observer.checks.per_minute(now):.0f} checks/min, "
-        f"{observer.initializations.per_minute(now):.0f} initializations/min"
-    )
+    checks, made = observer.checks.count(now), observer.initializations.count(now)
+    rates = f"{time.strftime('%H:%M:%S')}  last minute: {checks} checked, {made} initialized"
     heads += [Text(in_words(counts), "bold"), Text(rates, "dim"), Text()]
     rows = max(1, (height - len(heads) - 2) // (2 if width < NARROW else 1))
     shown = observer.first(rows)

@@ -66,7 +66,7 @@ class TestSomebodyHasItOpen:
                 assert told.why.endswith(f") has it open for {doing}")
                 assert told.advice.startswith("Close it there")
                 assert told.facts["missing"] == ["3: regions, dim_regions, fct_headcount"]
-                assert told.facts["daemon"] == [f"Daemon PID {watched.pid} watches {shared_root}: ready, native"]
+                assert told.facts["daemon"] == [f"PID {watched.pid} watches {shared_root}: ready, native"]
                 assert any(busy in line for line in told.facts["events"])
                 assert told.commands == [f"selfheald wait {shlex.quote(str(database))}"]
                 # What it says to do helps.
@@ -116,6 +116,7 @@ def test_the_queue_is_long_and_then_the_daemon_is_down(selfheald: Selfheald, roo
             assert told.why.startswith(f"not ready: queued: 1 before it; being made now: {first} (")
             assert told.why.endswith("; 2 wait in all")
             assert told.advice.startswith("Wait for it")
+            assert told.facts["missing"][0].startswith("3: ")
             assert told.commands == [f"selfheald wait {third}"]
             working = explained(selfheald, first)
             assert working.advice.startswith("Wait")

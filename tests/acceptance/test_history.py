@@ -121,6 +121,14 @@ def test_no_folder(selfheald: Selfheald, tmp_path: Path) -> None:
     assert json.loads(done.stdout)["error"]["code"] == "config_invalid"
 
 
+def test_what_came_from_a_template_says_so(selfheald: Selfheald, tmp_path: Path) -> None:
+    database = Database(tmp_path / "simulation.duckdb")
+    database.private.mkdir()
+    entry = {"outcome": "initialized", "trigger": "event", "tables_created": ["a"], "origin": "template"}
+    database.history.write_text(json.dumps(entry) + "\n")
+    assert "initialized, 1 table made, from a template (event)" in selfheald.ok("history", database).stdout
+
+
 def test_a_file_that_others_wrote(selfheald: Selfheald, tmp_path: Path) -> None:
     database = Database(tmp_path / "simulation.duckdb")
     database.private.mkdir()

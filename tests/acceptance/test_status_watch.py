@@ -82,7 +82,7 @@ class TestLive:
             own_database(root / "gamma")
             expect(screen, r"^gamma +ready")
             expect(screen, r"^2 ready, 1 failed")
-            expect(screen, r"[1-9]\d* checks/min, [1-9]\d* initializations/min")
+            expect(screen, r"last minute: [1-9]\d* checked, 1 initialized")
             screen.resize(40, 8)
             wait_for(lambda: max(map(cell_len, screen.frame()[:-1]), default=0) == 40, what=screen.frame)
             assert len(screen.frame()) == 8

@@ -12,7 +12,7 @@ from selfheald import observer as module
 from selfheald.client import file_identity
 from selfheald.config import Config
 from selfheald.locks import DatabaseLock
-from selfheald.observer import BUILDING_SECONDS, PAUSES, SCAN_SECONDS, Observer, Pace, Rate, has_ended
+from selfheald.observer import BUILDING_SECONDS, PAUSES, SCAN_SECONDS, Observer, Pace, has_ended
 from selfheald.overview import Entry, find_places, look, read_entry
 from selfheald.standing import Standing
 from selfheald.workspace import Database
@@ -158,10 +158,10 @@ def test_rates(root: Path, clock: Clock) -> None:
     mark(one)
     tell(other, state="failed", attempt_id="2", completed_at="later")
     later(found, clock, 30)
-    assert found.initializations.per_minute(clock()) == 2
-    assert found.checks.per_minute(clock()) == 4
+    assert found.initializations.count(clock()) == 1
+    assert found.checks.count(clock()) == 2
     later(found, clock, 61)
-    assert found.initializations.per_minute(clock()) == 0
+    assert found.initializations.count(clock()) == 0
 
 
 def test_has_ended() -> None:
@@ -182,10 +182,3 @@ def test_looking_takes_a_bounded_part_of_the_time() -> None:
     pace.done(10, 11)
     assert not pace.is_due(11 + PAUSES - 1)
     assert pace.is_due(11 + PAUSES)
-
-
-def test_a_rate_of_less_than_a_minute() -> None:
-    rate = Rate(0)
-    rate.count(0)
-    assert rate.per_minute(0.5) == 60
-    assert rate.per_minute(30) == 2

@@ -162,6 +162,8 @@ def test_where_the_units_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     system = Systemd(True, {}, Systemctl())
     assert system.file == Path("/etc/systemd/system/selfheald.service")
     assert system.log_command == "journalctl -u selfheald"
+    assert system.start_command == "sudo systemctl start selfheald"
+    assert user_manager(Systemctl()).start_command == "systemctl --user start selfheald"
 
 
 def test_a_machine_without_systemd_has_a_next_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
