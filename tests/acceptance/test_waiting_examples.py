@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from conftest import Copied
 from fixtures.waiting import DEADLINE
-from processes import EXAMPLES, NAME, Daemon, Selfheald
+from processes import EXAMPLES, NAME, Daemon, Selfheald, running
 from program import with_program
 
 from selfheald.errors import InitializationError
@@ -56,14 +56,6 @@ class TestBash:
         done = _run([*script, str(failed), "echo", "simulating"], environment_of_scripts, tmp_path)
         assert (done.returncode, done.stdout) == (1, "")
         assert f"it will not become ready by itself: selfheald history {failed}\n" in done.stderr
-
-    def test_nobody_watches(self, environment_of_scripts: dict[str, str], complete: Copied, tmp_path: Path) -> None:
-        folder = tmp_path / "unwatched"
-        folder.mkdir()
-        script = ["bash", str(EXAMPLES / "run_when_ready.sh")]
-        done = _run([*script, str(folder), "echo", "simulating"], environment_of_scripts, tmp_path)
-        assert (done.returncode, done.stdout) == (75, "")
-        assert f"selfheald ensure {folder}\n" in done.stderr
 
 
 class TestMake:
@@ -128,17 +120,18 @@ class TestSystemd:
             assert complaint in "".join(ours)
 
 
-class TestHook:
-    """``examples/pre_simulation_hook.py``; that it waits for a daemon is tested with the documents."""
-
-    def test_without_a_daemon_it_does_it_itself(
-        self, environment_of_scripts: dict[str, str], complete: Copied, tmp_path: Path
-    ) -> None:
-        database = complete(tmp_path / "alone")
-        hook = ["python", str(EXAMPLES / "pre_simulation_hook.py"), str(database)]
-        done = _run(hook, environment_of_scripts, tmp_path)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout == f"{database} is ready (adopted); the simulation may start\n"
+def test_without_a_daemon(selfheald: Selfheald, complete: Copied, tmp_path: Path) -> None:
+    """The script in bash says what to do; the hook does it itself. Both take their five seconds at the same time."""
+    environment = with_program(tmp_path / "bin", selfheald.environment)
+    database = complete(tmp_path / "alone")
+    (tmp_path / "unwatched").mkdir()
+    script = ["bash", str(EXAMPLES / "run_when_ready.sh"), str(tmp_path / "unwatched"), "echo", "simulating"]
+    hook = ["python", str(EXAMPLES / "pre_simulation_hook.py"), str(database)]
+    with running(script, tmp_path, environment) as waiting, running(hook, tmp_path, environment) as hooked:
+        assert (waiting.wait(), waiting.stdout) == (75, "")
+        assert f"selfheald ensure {tmp_path}/unwatched\n" in waiting.stderr
+        assert hooked.wait() == 0, hooked.stderr
+        assert hooked.stdout == f"{database} is ready (adopted); the simulation may start\n"
 
 
 def _load(name: str, database: Path, monkeypatch: pytest.MonkeyPatch, stand_ins: Mapping[str, object]) -> ModuleType:
