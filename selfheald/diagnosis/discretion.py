@@ -18,6 +18,8 @@ from typing import Any
 LEFT_OUT = "…"
 #: Characters of one text that are kept at most.
 MAX_TEXT = 2000
+#: Ours are not so deep; one that is would be somebody's who wants to break what reads it.
+MAX_DEPTH = 12
 
 #: Words in which dbt, DuckDB and Python tell of errors; those that selfheald itself uses too are not needed here.
 WORDS_OF_OTHERS = """
@@ -103,12 +105,14 @@ class Discretion:
                 return text if str(there) == text else f"{there}/{LEFT_OUT}"
         return LEFT_OUT
 
-    def record(self, value: Any, key: str = "") -> Any:
+    def record(self, value: Any, key: str = "", depth: int = 0) -> Any:
         """What remains of a record of JSON's types: known keys alone, and of their texts what may be told."""
+        if isinstance(value, (Mapping, list, tuple)) and depth >= MAX_DEPTH:
+            return LEFT_OUT
         if isinstance(value, Mapping):
-            return {name: self.record(item, name) for name, item in value.items() if _is_kept(name)}
+            return {name: self.record(item, name, depth + 1) for name, item in value.items() if _is_kept(name)}
         if isinstance(value, (list, tuple)):
-            return [self.record(item, key) for item in value]
+            return [self.record(item, key, depth + 1) for item in value]
         if not isinstance(value, str):
             return value
         if key in _PATH_KEYS:
@@ -127,6 +131,8 @@ class Discretion:
 
     def _judged(self, chunk: str, before: list[str], behind: list[str], numbers: bool) -> str:
         """A chunk without blanks and quotes: all of it, or nothing. Beside a number stands what it counts."""
+        if chunk.isspace():
+            return chunk if chunk.isprintable() else re.sub(r"[^\n ]", " ", chunk)
         bare = chunk.rstrip(".:,")
         if bare.startswith("/") and len(bare) > 1:
             return self.path(bare) + chunk[len(bare) :]
@@ -135,6 +141,9 @@ class Discretion:
             measured = len(behind) == 2 and behind[0] == " " and behind[1] in _UNITS
             return chunk if numbers or counted or measured else LEFT_OUT
         words = [word for word in re.split(r"\W+", bare) if word]
+        if not words:
+            # Signs between words, or a row of one; no more of them, and none that moves a cursor.
+            return chunk if chunk.isprintable() and (len(chunk) <= 3 or len(set(chunk)) == 1) else LEFT_OUT
         known = bare in self._names or all(self._is_known(word, numbers) for word in words)
         return chunk if known else LEFT_OUT
 

@@ -34,6 +34,10 @@ def discretion(place: Path = Path("/srv/simulations"), *secrets: str) -> Discret
         ("read /etc/shadow first", "read … first"),
         ("1,Ottilie,Nachname", "…,…,…"),
         ("Zoë 面", "…"),
+        ("LINE: !$%&/#~+ found", "LINE: … found"),
+        ("it → that --- ^^^^^^^^ :: over", None),
+        ("the \x1b[31mlog", "the …[…"),
+        ("the\rlog", "the log"),
     ],
 )
 def test_texts(text: str, kept: str | None) -> None:
@@ -82,6 +86,13 @@ def test_of_records_known_keys_are_kept() -> None:
         "steps": [{"name": "load_seeds"}],
         "error": {"message": "… is missing", "path": LEFT_OUT},
     }
+
+
+def test_a_record_that_is_too_deep_breaks_nothing() -> None:
+    value: object = "failed"
+    for _ in range(900):
+        value = [value]
+    assert LEFT_OUT in str(discretion().record({"steps": value}))
 
 
 @given(st.text(), st.booleans())
