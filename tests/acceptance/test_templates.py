@@ -180,6 +180,16 @@ def test_a_store_that_cannot_be_used_fails_nothing(site: Site, tmp_path: Path) -
     assert (origin(database), digests(database)) == ("dbt", digests(site.first))
 
 
+def test_what_changes_while_dbt_builds_is_not_kept(site: Site, tmp_path: Path) -> None:
+    """The variables are others each time that they are asked for."""
+    script = tmp_path / "place.py"
+    script.write_text('import json, time; print(json.dumps({"place": time.time_ns()}))')
+    before = {path.name for path in site.store.iterdir()}
+    database = site.ensure(site.selfheald.but(DBT__VARS_COMMAND=[sys.executable, str(script)]))
+    assert origin(database) == "dbt"
+    assert {path.name for path in site.store.iterdir()} == before
+
+
 def test_a_dry_run_tells(site: Site, tmp_path: Path) -> None:
     def told(workspace: Path, **settings: Any) -> Record:
         found: Record = site.selfheald.document("ensure", workspace, "--dry-run", **settings)["template"]
