@@ -18,7 +18,12 @@ from selfheald.catalog import fold
 from selfheald.client import file_identity
 from selfheald.config import Config
 from selfheald.dbt_host import Child, Order, rename_in, run_job
-from selfheald.errors import ConcurrentInitializationError, InitializationError, from_os_error
+from selfheald.errors import (
+    ConcurrentInitializationError,
+    InitializationError,
+    InitializationTimeoutError,
+    from_os_error,
+)
 from selfheald.from_template import Reuse, place_here
 from selfheald.initialization_state import InitializationResult
 from selfheald.inspection import Inspection, Tools, adopt, inspect, is_adoptable, look, work_for
@@ -185,7 +190,9 @@ class _Initialization:
         self._require_space(self.reuse.size or 2 * sum(_size(node.path) for node in work.seeds))
         with self._open_staging(found) as staging:
             self.deadline = time.monotonic() + self.tools.config.dbt.timeout
-            if await self.reuse.fetch(found, staging):
+            with self._in_time():
+                is_copied = await self.reuse.fetch(found, staging)
+            if is_copied:
                 attempt.end("load_seeds" if work.seeds else "build_foundation")
                 await self._look_twice(found)
                 await self._publish_template(found, staging)
@@ -218,7 +225,8 @@ class _Initialization:
         """Give the finished file in staging its path: in a child, where there are ``logs`` for one, or here."""
         self.attempt.begin("publish")
         if logs is None:
-            answer = await in_stoppable_thread(partial(place_here, self.database, staging, self.lock.fileno()))
+            with self._in_time():
+                answer = await in_stoppable_thread(partial(place_here, self.database, staging, self.lock.fileno()))
         else:
             job = {"job": "place", "staging": str(staging.database), "database": str(self.database)}
             with open_folder(self.database.folder) as live:
@@ -228,6 +236,21 @@ class _Initialization:
         if answer["outcome"] == "changed":
             raise StartOverError
         self.attempt.end("publish")
+
+    @contextmanager
+    def _in_time(self) -> Iterator[None]:
+        """The limit of the whole initialization for what is done here: a disk can let a thread hang."""
+        limit = self.tools.config.dbt.timeout
+        try:
+            with anyio.fail_after(max(0.05, self.deadline - time.monotonic())):
+                yield
+        except TimeoutError:
+            raise InitializationTimeoutError(
+                f"a template was not in place after {limit:g} s",
+                timeout_seconds=limit,
+                elapsed_seconds=time.monotonic() - self.deadline + limit,
+                path=self.database,
+            ) from None
 
     @contextmanager
     def _open_staging(self, found: Inspection) -> Iterator[Staging]:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 from fixtures.processes import pinned_python
-from fixtures.waiting import wait_for
+from fixtures.waiting import DEADLINE, wait_for
 from processes import (
     NAME,
     Record,
@@ -30,7 +31,9 @@ from processes import (
 )
 from projects import NOTES, OWN_TABLES, copy_project, own_database, staging_left, tables
 
+from selfheald import AutoInitializer, templates
 from selfheald.client import drop_request, valid_marker
+from selfheald.config import load_config
 
 MANY = 30
 MODEL = "select '{{ var('place') }}' as place, count(*) as people from read_csv('{{ var('census') }}', header = true)"
@@ -178,6 +181,28 @@ def test_a_store_that_cannot_be_used_fails_nothing(site: Site, tmp_path: Path) -
     (tmp_path / "file").touch()
     database = site.ensure(site.selfheald.but(TEMPLATES__DIR=str(tmp_path / "file")))
     assert (origin(database), digests(database)) == ("dbt", digests(site.first))
+
+
+def test_what_changes_while_dbt_builds_is_not_kept(site: Site, tmp_path: Path) -> None:
+    """The variables are others each time that they are asked for."""
+    script = tmp_path / "place.py"
+    script.write_text('import json, time; print(json.dumps({"place": time.time_ns()}))')
+    before = {path.name for path in site.store.iterdir()}
+    database = site.ensure(site.selfheald.but(DBT__VARS_COMMAND=[sys.executable, str(script)]))
+    assert origin(database) == "dbt"
+    assert {path.name for path in site.store.iterdir()} == before
+
+
+def test_a_disk_that_lets_the_copy_hang(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_config(overrides={"dbt.timeout": 1}, environ=site.selfheald.environment)
+    over = threading.Event()
+    monkeypatch.setattr(templates, "copy_content", lambda *arguments: over.wait(DEADLINE))
+    result = AutoInitializer(tmp_path / NAME, config, in_process=True).ensure_initialized()
+    over.set()
+    assert result.error is not None
+    assert (result.error.code, result.error.step) == ("timeout", "load_seeds")
+    assert not (tmp_path / NAME).exists()
+    assert staging_left(tmp_path / NAME) == []
 
 
 def test_a_dry_run_tells(site: Site, tmp_path: Path) -> None:
