@@ -123,7 +123,7 @@ class Project:
         folder = self.folder / "job"
         for name in ("work", "log"):
             (folder / name).mkdir(parents=True)
-        job = {
+        job: dict[str, Any] = {
             "job": "build",
             "project_dir": str(self.place),
             "vars": {},
@@ -204,7 +204,7 @@ def test_after_a_seed_that_fails_no_model_begins(python: str, tmp_path: Path) ->
     assert [arguments[0] for arguments in told] == ["seed", "seed"]
 
 
-def test_each_shortcut_fits_this_dbt(python: str, tmp_path: Path) -> None:
+def test_each_shortcut_fits_this_dbt(python: str) -> None:
     """One that did not would be passed over without a word, and only the time would tell."""
     code = """
 import sys
