@@ -5,20 +5,21 @@ from __future__ import annotations
 import gc
 import json
 import re
-import uuid
 from pathlib import Path
 from typing import Any, Dict, List, Set
 
 import duckdb
 
 import shortcuts
-from dbt_errors import build_error, missing_seed, selection_error
+from dbt_errors import missing_seed, selection_error
+from dbt_run import Step, run_steps, runs_as_one
 from dbt_session import Session, versions
 from dbt_words import as_said
 from inputs import note
-from manifest_reader import KINDS, describe, source_file
+from manifest_reader import KINDS, describe
 from protocol import Emit, JobError
 
+_BUILD = ["build", "--resource-type", "model", "--resource-type", "snapshot"]
 #: One of the project's YAML selectors, which dbt knows by an option of its own, and not in the midst of a selection.
 _SELECTOR = re.compile(r"selector:[^,]+")
 _STORAGE_VERSION = re.compile(r"latest|v\d+\.\d+\.\d+")
@@ -55,15 +56,21 @@ def build(job: Dict[str, Any], emit: Emit) -> Dict[str, Any]:
     """Make exactly the listed seeds and models in the staging file, and leave it closed and whole."""
     session = Session(job, emit)
     manifest = session.parse()
-    seeds = _wanted(session, manifest, job.get("seeds") or [])
-    models = _wanted(session, manifest, job.get("models") or [])
-    shortcuts.link_only([*seeds, *models])
+    steps = [
+        Step("load_seeds", ["seed"], _wanted(session, manifest, job.get("seeds") or [])),
+        Step("build_foundation", _BUILD, _wanted(session, manifest, job.get("models") or [])),
+    ]
+    steps = [step for step in steps if step.wanted]
+    ordered = shortcuts.link_only([list(step.wanted) for step in steps])
     inputs = note(session.database, job.get("inputs") or [])
     _prepare_database(session.database, job.get("storage_version"), job.get("pre_sql"))
+    built: List[str] = []
     try:
-        built = _run_step(session, manifest, "load_seeds", ["seed"], seeds)
-        kinds = ["build", "--resource-type", "model", "--resource-type", "snapshot"]
-        built += _run_step(session, manifest, "build_foundation", kinds, models)
+        if ordered and runs_as_one(manifest):
+            built += run_steps(session, manifest, [*_BUILD, "--resource-type", "seed"], steps)
+        else:
+            for step in steps:
+                built += run_steps(session, manifest, step.command, [step])
     finally:
         session.close()
     return {"built": built, "inputs": inputs, "versions": versions(), "warnings": session.warnings}
@@ -115,35 +122,6 @@ def _wanted(session: Session, manifest: Any, listed: List[str]) -> Dict[str, Any
         if node.config.materialized != "ephemeral":
             nodes[uid] = node
     return nodes
-
-
-def _run_step(session: Session, manifest: Any, step: str, command: List[str], wanted: Dict[str, Any]) -> List[str]:
-    if not wanted:
-        return []
-    session.emit({"event": "step", "name": step, "state": "started"})
-    # A tag of its own selects these very nodes: names and paths can be ambiguous, prefixes of one another,
-    # or hold characters that dbt's selection gives a meaning to.
-    tag = f"selfheald_{uuid.uuid4().hex}"
-    for node in wanted.values():
-        node.tags.append(tag)
-    session.tell(command, wanted.values())
-    outcome = session.invoke(command[0], [*command[1:], "--select", f"tag:{tag}"])
-    results = getattr(outcome.result, "results", None) or []
-    paths = {uid: source_file(manifest, node) or "" for uid, node in wanted.items()}
-    error = build_error(results, outcome.exception, paths, session.project_dir, Path(session.job["log_dir"]))
-    nodes = (getattr(result, "node", None) for result in results if str(result.status) == "success")
-    made = {node.unique_id for node in nodes if node is not None and node.resource_type in KINDS}
-    if error is not None:
-        left = [node for uid, node in wanted.items() if uid not in made]
-        session.tell(command, left or wanted.values())
-        raise error
-    if not outcome.success or made != set(wanted):
-        missing = ", ".join(sorted(set(wanted) - made)) or "nothing"
-        extra = ", ".join(sorted(made - set(wanted))) or "nothing"
-        message = f"dbt ended without an error, but did not make {missing}, and made {extra} beside"
-        raise JobError("dbt_failed", message)
-    session.emit({"event": "step", "name": step, "state": "completed"})
-    return sorted(made)
 
 
 def _prepare_database(path: str, storage_version: object, pre_sql: object) -> None:

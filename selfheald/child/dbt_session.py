@@ -15,7 +15,7 @@ import threading
 from argparse import Namespace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Optional, Set
+from typing import Any, Callable, Dict, Iterable, List, Optional, Set
 
 import dbt.mp_context
 
@@ -60,6 +60,8 @@ class Session:
         self.work_dir = Path(job["work_dir"])
         self.database = str(job["database"])
         self.warnings: List[str] = []
+        #: Called with the unique id and the status of each node that begins or ends, before that is told.
+        self.on_node: Callable[[str, str], None] = lambda uid, status: None
         self._seen: Set[str] = set()
         self._unset: List[str] = []
         self.raw_project = self._read_project()
@@ -209,6 +211,7 @@ class Session:
     def _node(self, node: Any, state: str, result: Any) -> None:
         status = str(result.status) if result is not None else str(node.node_status)
         seconds = round(float(result.execution_time), 3) if result is not None else None
+        self.on_node(node.unique_id, status)
         self.emit(
             {
                 "event": "node",

@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from typing import Any, Callable, Collection, Dict, Iterable, List, Set
+import itertools
+from typing import Any, Callable, Collection, Dict, Iterable, List, Sequence, Set
 
 #: What in a manifest may be a parent of what makes a relation, and what never is.
 _PARENTS, _LEAVES = ("nodes", "sources", "functions"), ("exposures", "metrics", "semantic_models", "saved_queries")
@@ -19,19 +20,22 @@ _UNHEARD, _HEARD = ("debug", "test"), ("NodeStart", "NodeFinished")
 
 def take() -> None:
     """Take those that hold for every command of this process."""
-    for shortcut in (_quiet_events, _empty_events, _plugins_once, _macros_at_once, _schemas_once, _one_empty_table):
+    for shortcut in SHORTCUTS:
         _if_as_known(shortcut)
 
 
-def link_only(wanted: Collection[str]) -> None:
-    """From now on, let dbt's graph hold these nodes and what they are built from, and nothing else.
+def link_only(steps: Sequence[Collection[str]]) -> bool:
+    """From now on, let dbt's graph hold the nodes of these steps and what they are built from, and nothing else.
+
+    Nodes of a step come after those of the steps before, as if these were what they are built from. False if this dbt
+    has its own way.
 
     dbt runs the chosen nodes in the order that their paths in the graph give, and a path between two of them leads
     through ancestors only. Tests, exposures and the like are no ancestors of a relation, and the edges that dbt draws
     from tests to what must wait for them join nodes that are joined already. The manifest itself stays whole: what a
     model sees of it, as ``graph`` or by a macro, is all there.
     """
-    _if_as_known(functools.partial(_link_only, wanted))
+    return _if_as_known(functools.partial(_link_only, steps))
 
 
 def ancestors(wanted: Iterable[str], parents: Callable[[str], Iterable[str]]) -> Set[str]:
@@ -46,11 +50,12 @@ def ancestors(wanted: Iterable[str], parents: Callable[[str], Iterable[str]]) ->
     return found
 
 
-def _if_as_known(shortcut: Callable[[], None]) -> None:
+def _if_as_known(shortcut: Callable[[], None]) -> bool:
     try:
         shortcut()
     except (ImportError, AttributeError, TypeError, ValueError):
-        pass  # another dbt: its own way
+        return False  # another dbt: its own way
+    return True
 
 
 def _require(function: Any, *parameters: str) -> None:
@@ -59,17 +64,22 @@ def _require(function: Any, *parameters: str) -> None:
         raise TypeError
 
 
-def _link_only(wanted: Collection[str]) -> None:
+def _link_only(steps: Sequence[Collection[str]]) -> None:
     from dbt.compilation import Linker
 
     link, add_test_edges = Linker.link_graph, Linker.add_test_edges
     _require(link, "self", "manifest")
     _require(add_test_edges, "self", "manifest")
+    _require(Linker.dependency, "self", "node1", "node2")
+    wanted = [uid for step in steps for uid in step]
 
     def link_graph(linker: Any, manifest: Any) -> None:
         part = _part(manifest, wanted)
         linker.selfheald_part = part is not manifest
         link(linker, part)
+        for number in range(1, len(steps)):
+            for later, earlier in itertools.product(steps[number], steps[number - 1]):
+                linker.dependency(later, earlier)
 
     def without_tests(linker: Any, manifest: Any) -> None:
         if not getattr(linker, "selfheald_part", False):
@@ -199,3 +209,7 @@ def _one_empty_table() -> None:
 
     _require(agate_helper.empty_table)
     agate_helper.empty_table = functools.lru_cache(maxsize=None)(agate_helper.empty_table)
+
+
+#: Those of every command.
+SHORTCUTS = (_quiet_events, _empty_events, _plugins_once, _macros_at_once, _schemas_once, _one_empty_table)
