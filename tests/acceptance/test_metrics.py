@@ -323,11 +323,15 @@ def test_a_port_that_is_taken_ends_the_start(selfheald: Selfheald, root: Path) -
     assert "Set metrics.listen to an address of this machine" in done.stderr
 
 
+def test_the_demonstration_leaves_the_port_to_the_daemon_that_stays(selfheald: Selfheald) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        selfheald.ok("demo", METRICS__LISTEN=f"127.0.0.1:{other.getsockname()[1]}", timeout=2 * DEADLINE)
+
+
 def test_it_is_warned_of_what_others_can_reach(selfheald: Selfheald, root: Path) -> None:
     warning = "metrics.listen: other machines can reach 0.0.0.0, and nobody is asked for a password"
     warned = selfheald.but(METRICS__LISTEN="0.0.0.0:0", WATCH__ROOTS=[str(root)])
     assert warning in warned.run("config", "validate").stderr
-    assert "0.0.0.0, and nobody is asked for a password" in " ".join(warned.run("doctor").stdout.split())
     with warned.daemon(root) as daemon:
         assert warning in daemon.told()
 
