@@ -350,7 +350,7 @@ class MetricsConfig(BaseModel):
     model_config = _FROZEN
 
     listen: Annotated[str | None, BeforeValidator(values.listen), Blank] = Field(
-        default=None, description='Address and port for Prometheus, "127.0.0.1:PORT". "": none.'
+        default=None, description='Address and port for Prometheus and a status page, "127.0.0.1:PORT". "": none.'
     )
 
 

@@ -87,6 +87,7 @@ def _daemon(folder: Path, root: Path, census: Path) -> Iterator[None]:
         {
             "SELFHEALD_STATE_DIR": str(folder / "state"),
             "SELFHEALD_LOG__FILE": str(folder / "selfheald.log"),
+            "SELFHEALD_METRICS__LISTEN": "",  # that port is for the daemon that stays
             "SELFHEALD_DBT__VARS": json.dumps({"census_parquet_path": str(census)}),
         }
     )

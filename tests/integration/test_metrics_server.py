@@ -22,6 +22,7 @@ from selfheald.metrics.server import Server
 from selfheald.standing import Standing
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+SIZES = {"/much": 50_000_000, "/some": 8_000_000}
 #: Seconds in which anything must have happened.
 DEADLINE = 20.0
 
@@ -29,7 +30,7 @@ DEADLINE = 20.0
 async def answer(request: Request) -> Response:
     if request.path == "/fault":
         raise ZeroDivisionError
-    return Response("x" * 50_000_000 if request.path == "/much" else "short")
+    return Response("x" * SIZES.get(request.path, 0) or "short")
 
 
 @asynccontextmanager
@@ -81,6 +82,18 @@ def test_who_does_not_read_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
             await anyio.sleep(1)
             assert (await ask(port)).endswith(b"short")
             assert len(await rest(client)) < 50_000_000
+
+    anyio.run(run)
+
+
+def test_who_reads_late_gets_all() -> None:
+    """What is still on its way when all has been said is not lost by the end of the connection."""
+
+    async def run() -> None:
+        async with serving() as port, await anyio.connect_tcp("127.0.0.1", port) as client:
+            await client.send(REQUEST.replace(b"/ ", b"/some ") + b"and what nobody asked for" * 1000)
+            await anyio.sleep(0.3)
+            assert len((await rest(client)).partition(b"\r\n\r\n")[2]) == SIZES["/some"]
 
     anyio.run(run)
 
