@@ -51,7 +51,7 @@ def scan(
     With ``deep`` false only the folders themselves are looked at. ``follow`` is called with each folder before it is
     listed, so that nothing falls between the list and what is told of it later; but not with those that are ``passed``.
     """
-    found, wanted = Scan(), alike(name, platform)
+    found, wanted, passed_over = Scan(), alike(name, platform), exclude | {PRIVATE_FOLDER}
 
     def begin(folder: str) -> None:
         if follow is not None and folder not in passed and is_text(folder):
@@ -64,14 +64,15 @@ def scan(
         begin(folder)
         try:
             with os.scandir(folder) as listing:
-                entries = {entry.name: entry for entry in listing}
+                entries = list(listing)
         except OSError as error:
             # Where a folder above is closed, it cannot be seen whether this one is there.
             if isinstance(error, PermissionError) or os.path.lexists(folder):
                 found.unreadable.append(Path(folder))
             continue
-        (found.watchable if is_text(folder) and all(map(is_text, entries)) else found.blind).add(folder)
-        names = all_alike(entries.keys(), platform)
+        spelled = [entry.name for entry in entries]
+        (found.watchable if is_text(folder) and is_text("".join(spelled)) else found.blind).add(folder)
+        names = all_alike(spelled, platform)
         if IGNORE_FILE in names:
             continue
         is_there, is_requested = wanted in names or f"{wanted}.ready" in names, False
@@ -83,9 +84,9 @@ def scan(
             found.databases.update([path] if is_there else ())
             found.requested.update([path] if is_requested else ())
             request = facts(request_path(path)) if is_requested else None
-            found.sights[path] = (request, *sight(path, None if platform == "darwin" else names))
-        below = (entry for entry in entries.values() if entry.name not in exclude and entry.name != PRIVATE_FOLDER)
-        (todo.extend if deep else found.below.update)(entry.path for entry in below if _is_below(entry))
+            found.sights[path] = (request, *sight(path, None if platform == "darwin" else frozenset(names)))
+        below = [entry.path for entry in entries if _is_below(entry) and entry.name not in passed_over]
+        (todo.extend if deep else found.below.update)(below)
     return found
 
 
