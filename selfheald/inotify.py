@@ -91,6 +91,8 @@ class Inotify:
             if error.errno in _SHORTAGES:
                 raise
             return
+        if self._folders.get(watch) == folder and self._watches.get(folder) == watch:
+            return
         with self._maps:
             earlier, self._watches[folder] = self._watches.get(folder), watch
             before, self._folders[watch] = self._folders.get(watch, folder), folder
