@@ -155,10 +155,10 @@ class Daemon:
                 task_status.started(found)
 
     async def _rescan(self) -> None:
-        """Every ``watch.rescan`` seconds the truth, whatever events were lost."""
+        """The truth now and then, whatever events were lost."""
         failing = False
         while True:
-            await anyio.sleep(self.config.watch.rescan)
+            await anyio.sleep(self._lookout.until_rescan())
             try:
                 await self._lookout.rescan()
                 await self._caretaker.follow_project()

@@ -7,6 +7,7 @@ takes a small share of the time at most.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +20,7 @@ import anyio.lowlevel
 from selfheald.config import Config
 from selfheald.errors import InitializationError
 from selfheald.log import event_log
-from selfheald.mounts import is_remote
+from selfheald.mounts import MountTable, is_remote
 from selfheald.scan import Scan, is_ignored, is_watched, scan
 from selfheald.sight import Sight
 from selfheald.threads import run_in_thread
@@ -45,6 +46,10 @@ LASTING_SECONDS = 60.0
 LOOK_SECONDS, LOOK_SHARE = 1.0, 20
 #: Seconds for which no event is awaited in a folder once a name in it was seen, or told, that is not UTF-8.
 BLIND_SECONDS = 600.0
+
+#: A scan of everything takes at most this share of a core while events tell of everything, but comes after so many
+#: seconds at the latest: what it could find was told by no event though the kernel lost none.
+SCAN_SHARE, SCAN_SECONDS = 0.001, 900.0
 
 #: A database to look at, and whether to wait first until it is quiet.
 OnDatabase = Callable[[Path, bool], None]
@@ -103,6 +108,9 @@ class Lookout:
         #: How each database looked, behind its request.
         self._sights: dict[Path, Sight] = {}
         self._blind: dict[str, float] = {}
+        self._came_blind = anyio.Event()
+        #: Seconds of a core that the last scan of everything took.
+        self._cost = 0.0
 
     def root_of(self, path: Path) -> Path | None:
         """The root in which ``path`` is looked after; ``None`` if it is passed over or ignored."""
@@ -140,25 +148,26 @@ class Lookout:
         try:
             roots = self._roots_there()
             watcher = Watcher(roots, self.config.watch.database, self.exclude)
-            async with anyio.create_task_group() as group:
-                self._watch_scope = group.cancel_scope
-                await watcher.watch(group)
-                found, _ = await self._look(self.roots, watcher)
-                dead = await watcher.prove(PROOF_SECONDS)
-                if watcher.is_whole:  # until it was proven, who knows
+            with MountTable(roots) as mounted:
+                async with anyio.create_task_group() as group:
+                    self._watch_scope = group.cancel_scope
+                    await watcher.watch(group)
                     found, _ = await self._look(self.roots, watcher)
-                self._watcher, self._sound = watcher, not dead and roots == self.roots
-                watcher.unreadable = self._unreadable
-                await self._tell_of(found, everything=True)
-                self._set_state()
-                if self._trouble is not None:
-                    self._trouble = None
-                    event_log("watch_restored", "events come again: watching natively")
-                started(found)
-                group.start_soon(self._see_roots_go_and_come, watcher)
-                group.start_soon(self._look_where_no_events_come, watcher)
-                while True:
-                    await self._take(await watcher.hints())
+                    dead = await watcher.prove(PROOF_SECONDS)
+                    if watcher.is_whole:  # until it was proven, who knows
+                        found, _ = await self._look(self.roots, watcher)
+                    self._watcher, self._sound = watcher, not dead and roots == self.roots
+                    watcher.unreadable = self._unreadable
+                    await self._tell_of(found, everything=True)
+                    self._set_state()
+                    if self._trouble is not None:
+                        self._trouble = None
+                        event_log("watch_restored", "events come again: watching natively")
+                    started(found)
+                    group.start_soon(self._see_roots_go_and_come, watcher, mounted)
+                    group.start_soon(self._look_where_no_events_come, watcher)
+                    while True:
+                        await self._take(await watcher.hints())
             return RuntimeError("it missed something")
         except Exception as error:  # noqa: BLE001 - whatever it was: the watch is made again, and a scan makes up for it
             return only_error(error)
@@ -189,24 +198,28 @@ class Lookout:
             await self.scan(topmost(hints.folders | hints.added))
             self._set_state()
 
-    async def _see_roots_go_and_come(self, watcher: Watcher) -> None:
-        """No event tells that a root is moved, unmounted or back: look."""
+    async def _see_roots_go_and_come(self, watcher: Watcher, mounted: MountTable) -> None:
+        """No event tells that a root is moved, unmounted or back, or hidden in part: look."""
         while True:
             await anyio.sleep(LOOK_SECONDS)
             if watcher.is_stale() or watcher.roots != self._roots_there():
                 raise RootGoneError("a root was moved, deleted or replaced, or has come")
+            if mounted.has_changed():
+                raise EventsLostError("something was mounted or unmounted in a root")
 
     async def _look_where_no_events_come(self, watcher: Watcher) -> None:
         """Look often at folders for which events cannot be had, while they can for all others."""
         while True:
+            if not self._blind:
+                self._came_blind = anyio.Event()
+                await self._came_blind.wait()
             began = anyio.current_time()
-            if self._blind:
-                found = await self._look_for_changes(self._blind.keys(), deep=False)
-                # A folder that has come is told of by nobody; the next one in it by events.
-                further = found.below - watcher.followed() - self._blind.keys() - set(map(str, self._unreadable))
-                if further and not watcher.is_whole:
-                    await self.scan(map(Path, further))
-                self._set_state()
+            found = await self._look_for_changes(self._blind.keys(), deep=False)
+            # A folder that has come is told of by nobody; the next one in it by events.
+            further = found.below - watcher.followed() - self._blind.keys() - set(map(str, self._unreadable))
+            if further and not watcher.is_whole:
+                await self.scan(map(Path, further))
+            self._set_state()
             await anyio.sleep(pause_after(anyio.current_time() - began))
 
     async def _poll(self, seconds: float) -> None:
@@ -249,6 +262,12 @@ class Lookout:
         if state != self.state:
             self.state = state
             self._on_state()
+
+    def until_rescan(self) -> float:
+        """Seconds until the next :meth:`rescan`."""
+        watch = self.config.watch
+        is_told = self.state == "native" and "rescan" not in watch.model_fields_set
+        return until_scan(watch.rescan, self._cost, is_told=is_told)
 
     async def rescan(self) -> None:
         """Scan all roots, whatever events were lost, and prove that the watch lives: else it is made again."""
@@ -313,13 +332,14 @@ class Lookout:
         everything = folders == self.roots
 
         def walk() -> Scan:
-            if watcher is None:
-                return scan(folders, self.config.watch.database, self.exclude, deep=deep)
-            before = watcher.followed() if everything else set()
-            found = scan(
-                folders, self.config.watch.database, self.exclude, deep=deep, follow=watcher.follow, passed=blind
-            )
-            watcher.leave((before - found.watchable) | found.blind)
+            began = time.thread_time()
+            before = watcher.followed() if watcher is not None and everything else set()
+            follow = None if watcher is None else watcher.follow
+            found = scan(folders, self.config.watch.database, self.exclude, deep=deep, follow=follow, passed=blind)
+            if watcher is not None:
+                watcher.leave((before - found.watchable) | found.blind)
+            if everything:
+                self._cost = time.thread_time() - began
             return found
 
         async with self._one_scan:
@@ -331,6 +351,8 @@ class Lookout:
             if everything:
                 self._blind = {folder: seen for folder, seen in self._blind.items() if now - seen < BLIND_SECONDS}
             self._blind |= dict.fromkeys(found.blind, now)
+            if self._blind:
+                self._came_blind.set()
             self._tell_unreadable(found, everything=everything)
         return found, changed
 
@@ -340,20 +362,16 @@ class Lookout:
         What is gone below other folders than all is noticed by the next scan of all: no event may cost more where
         there are more databases.
         """
-        if folders is None:
-            gone = self._sights.keys() - found.sights.keys()
-        else:
-            gone = {Path(folder, self.config.watch.database) for folder in folders} - found.sights.keys()
+        places = self._sights if folders is None else (Path(folder, self.config.watch.database) for folder in folders)
+        gone = [path for path in places if path not in found.sights and path in self._sights]
         closed = _prefixes(found.unreadable)
-        changed = {path: self._sights.get(path, ()) for path, seen in found.sights.items() if self._is_new(path, seen)}
-        for path in gone & self._sights.keys():
+        looked = ((path, self._sights.get(path, ()), seen) for path, seen in found.sights.items())
+        changed = {path: earlier for path, earlier, seen in looked if earlier != seen}
+        for path in gone:
             if not str(path).startswith(closed):  # else nothing can be done about it, whatever has become of it
                 changed[path] = self._sights.pop(path)
         self._sights |= {path: found.sights[path] for path in changed if path in found.sights}
         return changed
-
-    def _is_new(self, path: Path, seen: Sight) -> bool:
-        return self._sights.get(path) != seen
 
     def _tell_unreadable(self, found: Scan, *, everything: bool) -> None:
         for folder in set(found.unreadable) - self._unreadable:
@@ -370,6 +388,14 @@ class Lookout:
 
     def _identities(self) -> list[tuple[int, int] | None]:
         return list(map(folder_identity, self.roots))
+
+
+def until_scan(rescan: float, cost: float, *, is_told: bool) -> float:
+    """Seconds until the next scan of everything, where the last took ``cost`` seconds of a core.
+
+    ``is_told``: events tell of everything, and nobody has said that a scan is wanted each ``rescan`` seconds.
+    """
+    return max(rescan, min(cost / SCAN_SHARE, SCAN_SECONDS)) if is_told else rescan
 
 
 def pause_after(cost: float) -> float:

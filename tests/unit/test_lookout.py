@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from selfheald import lookout
 from selfheald.config import Config
-from selfheald.lookout import Lookout, pause_after
+from selfheald.lookout import SCAN_SECONDS, Lookout, pause_after, until_scan
 from selfheald.presence import claim
 from selfheald.sight import Sight, sight
 
@@ -145,6 +145,37 @@ class TestLookout:
             await watcher.rescan()
             await seen.until(lambda: watcher._watcher not in (first, None) and watcher.state == "native")
 
+    async def test_an_event_costs_no_look_at_any_other_database(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Counted, not timed: what an event has looked at, and that nothing goes through all that is known."""
+        listed: list[str] = []
+        scandir = os.scandir
+
+        def list_folder(folder: str | Path) -> Any:
+            if isinstance(folder, str):  # a scan's
+                listed.append(folder)
+            return scandir(folder)
+
+        monkeypatch.setattr(os, "scandir", list_folder)
+        for number in range(50):
+            (tmp_path / str(number)).mkdir()
+            (tmp_path / str(number) / NAME).touch()
+        async with looking(tmp_path) as (watcher, seen):
+            first = watcher._watcher
+            assert len(listed) == 51  # one walk, with the watches set on the way
+            watcher._sights = OnlyAsked(watcher._sights)
+            seen.databases.clear()
+            (tmp_path / "7" / NAME).write_bytes(b"x")
+            await seen.until(lambda: seen.databases == [tmp_path / "7" / NAME])
+            del listed[:], seen.databases[:]
+            (tmp_path / "new").mkdir()
+            (tmp_path / "new" / NAME).touch()
+            await seen.until(lambda: tmp_path / "new" / NAME in seen.databases)
+            assert set(seen.databases) == {tmp_path / "new" / NAME}
+            assert set(listed) == {str(tmp_path / "new")}
+            assert watcher._watcher is first
+
     @pytest.mark.skipif(sys.platform == "darwin", reason="macOS allows names in UTF-8 alone")
     async def test_a_folder_with_an_odd_name_in_it_is_looked_at(self, tmp_path: Path) -> None:
         (tmp_path / "odd" / "below").mkdir(parents=True)
@@ -156,6 +187,43 @@ class TestLookout:
                 (tmp_path / place).mkdir(parents=True, exist_ok=True)
                 (tmp_path / place / NAME).touch()
                 await seen.until(lambda place=place: tmp_path / place / NAME in seen.databases)  # type: ignore[misc]
+
+
+@given(st.floats(0.1, 86_400), st.floats(0, 1000))
+def test_scanning_takes_a_small_share_of_a_core_or_comes_when_it_was_wanted(rescan: float, cost: float) -> None:
+    assert until_scan(rescan, cost, is_told=False) == rescan
+    pause = until_scan(rescan, cost, is_told=True)
+    assert rescan <= pause <= max(rescan, SCAN_SECONDS)
+    assert cost <= 0.001 * pause + 1e-9 or pause >= SCAN_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("settings", "state", "pause"),
+    [
+        ({}, "native", SCAN_SECONDS),
+        ({"rescan": 60}, "native", 60.0),
+        ({}, "degraded", 60.0),
+        ({}, "polling", 60.0),
+    ],
+)
+@pytest.mark.anyio
+async def test_scans_of_many_databases_are_rare_only_where_events_tell_of_all(
+    tmp_path: Path, settings: dict[str, Any], state: str, pause: float
+) -> None:
+    config = Config.model_validate({"watch": {"roots": [str(tmp_path)], **settings}})
+    watcher = Lookout(
+        config,
+        [tmp_path],
+        anyio.CapacityLimiter(1),
+        on_database=lambda path, quiet: None,
+        known=Seen(),
+        on_state=lambda: None,
+        before_watch=lambda: None,
+    )
+    watcher.state = state
+    assert watcher.until_rescan() == 60.0
+    watcher._cost = 5.0
+    assert watcher.until_rescan() == pause
 
 
 @given(st.floats(0, 1000))
@@ -239,6 +307,15 @@ anyio.run(main)
     lines = [line for line in told.splitlines() if '"folder_unreadable"' in line]
     assert sum(f"{open_path}/closed:" in line for line in lines) == 1, told
     assert sum(f"{open_path}/mine:" in line for line in lines) == 2, told
+
+
+class OnlyAsked(dict[Path, Sight]):
+    """A dictionary that is asked for what is in it, but not gone through."""
+
+    def __iter__(self) -> Iterator[Path]:
+        raise AssertionError("gone through")
+
+    keys = items = values = copy = __iter__  # type: ignore[assignment]
 
 
 class Forgetful(set[Any]):
