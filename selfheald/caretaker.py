@@ -140,6 +140,12 @@ class Caretaker:
             return
         self._schedule(case, self.config.watch.settle if quiet else 0.0)
 
+    def look_at_unsettled(self) -> None:
+        """Look again at those about which something was left to do, as a scan has it done."""
+        for case in list(self._cases.values()):
+            if case.settled is None:
+                self._schedule(case, 0.0)
+
     def follow(self, config: Config, is_ours: Callable[[Path], bool], *, look_again: bool) -> list[Case]:
         """Go on with another configuration; what is under way ends with the one that it began with.
 

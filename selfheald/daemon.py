@@ -155,12 +155,13 @@ class Daemon:
                 task_status.started(found)
 
     async def _rescan(self) -> None:
-        """The truth now and then, whatever events were lost."""
+        """Every ``watch.rescan`` seconds the truth, whatever events were lost."""
         failing = False
         while True:
-            await anyio.sleep(self._lookout.until_rescan())
+            await anyio.sleep(self.config.watch.rescan)
             try:
-                await self._lookout.rescan()
+                if not await self._lookout.rescan():
+                    self._caretaker.look_at_unsettled()
                 await self._caretaker.follow_project()
             except (InitializationError, OSError) as error:  # a shortage of the machine, which passes
                 if not failing:

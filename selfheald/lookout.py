@@ -109,8 +109,8 @@ class Lookout:
         self._sights: dict[Path, Sight] = {}
         self._blind: dict[str, float] = {}
         self._came_blind = anyio.Event()
-        #: Seconds of a core that the last scan of everything took.
-        self._cost = 0.0
+        #: When the last scan of everything ended, and the seconds of a core that it took.
+        self._scanned_at, self._cost = float("-inf"), 0.0
 
     def root_of(self, path: Path) -> Path | None:
         """The root in which ``path`` is looked after; ``None`` if it is passed over or ignored."""
@@ -263,29 +263,36 @@ class Lookout:
             self.state = state
             self._on_state()
 
-    def until_rescan(self) -> float:
-        """Seconds until the next :meth:`rescan`."""
-        watch = self.config.watch
-        is_told = self.state == "native" and "rescan" not in watch.model_fields_set
-        return until_scan(watch.rescan, self._cost, is_told=is_told)
+    async def rescan(self) -> bool:
+        """Scan all roots, whatever events were lost, and prove that the watch lives: else it is made again.
 
-    async def rescan(self) -> None:
-        """Scan all roots, whatever events were lost, and prove that the watch lives: else it is made again."""
-        watcher = self._watcher
+        False if it was too soon for a scan, so that nothing but the proof was done.
+        """
+        watcher, watch = self._watcher, self.config.watch
+        is_told = self.state == "native" and "rescan" not in watch.model_fields_set
+        if not is_due(anyio.current_time() - self._scanned_at, watch.rescan, self._cost, is_told=is_told):
+            await self._prove(watcher, (), set())
+            return False
         told = set[Path]()
         if watcher is not None:
             told, watcher.told = watcher.told, set()
         found, before = await self._look(self.roots, watcher)
         await self._tell_of(found, everything=True)
-        if watcher is None or watcher is not self._watcher:
-            return
         changed = [
             path
             for path, earlier in before.items()
             if _without_marker(earlier) != _without_marker(found.sights.get(path))
             and str(path.parent) not in self._blind
         ]
-        self._set_state()
+        if watcher is not None and watcher is self._watcher:
+            self._set_state()
+            await self._prove(watcher, changed, told)
+        return True
+
+    async def _prove(self, watcher: Watcher | None, changed: Collection[Path], told: set[Path]) -> None:
+        """Have the watch made again if it is dead, or what has changed was not ``told``, nor is until then."""
+        if watcher is None:
+            return
         proven = watcher.roots == self._roots_there() and not await watcher.prove(PROOF_SECONDS)
         if changed:
             await watcher.catch_up()
@@ -349,6 +356,7 @@ class Lookout:
                 watcher.end_if_incomplete()
             changed = self._remember(found, None if everything else folders)
             if everything:
+                self._scanned_at = now
                 self._blind = {folder: seen for folder, seen in self._blind.items() if now - seen < BLIND_SECONDS}
             self._blind |= dict.fromkeys(found.blind, now)
             if self._blind:
@@ -390,12 +398,13 @@ class Lookout:
         return list(map(folder_identity, self.roots))
 
 
-def until_scan(rescan: float, cost: float, *, is_told: bool) -> float:
-    """Seconds until the next scan of everything, where the last took ``cost`` seconds of a core.
+def is_due(since: float, rescan: float, cost: float, *, is_told: bool) -> bool:
+    """True if everything is to be scanned, ``since`` seconds after the last time, which took ``cost`` s of a core.
 
-    ``is_told``: events tell of everything, and nobody has said that a scan is wanted each ``rescan`` seconds.
+    This is asked every ``rescan`` seconds. ``is_told``: events tell of everything, and nobody has set ``rescan``.
     """
-    return max(rescan, min(cost / SCAN_SHARE, SCAN_SECONDS)) if is_told else rescan
+    pause = min(cost / SCAN_SHARE, SCAN_SECONDS)
+    return not is_told or pause <= rescan or since >= pause
 
 
 def pause_after(cost: float) -> float:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from selfheald import lookout
 from selfheald.config import Config
-from selfheald.lookout import SCAN_SECONDS, Lookout, pause_after, until_scan
+from selfheald.lookout import SCAN_SECONDS, Lookout, is_due, pause_after
 from selfheald.presence import claim
 from selfheald.sight import Sight, sight
 
@@ -59,9 +59,9 @@ class Seen:
 
 
 @asynccontextmanager
-async def looking(*roots: Path, mode: str = "auto") -> AsyncIterator[tuple[Lookout, Seen]]:
+async def looking(*roots: Path, mode: str = "auto", **settings: Any) -> AsyncIterator[tuple[Lookout, Seen]]:
     """A lookout that has begun."""
-    config = Config.model_validate({"watch": {"roots": [str(root) for root in roots], "mode": mode}})
+    config = Config.model_validate({"watch": {"roots": [str(root) for root in roots], "mode": mode, **settings}})
     seen = Seen()
     with claim(roots, NAME, []) as presence:
         watcher = Lookout(
@@ -189,41 +189,29 @@ class TestLookout:
                 await seen.until(lambda place=place: tmp_path / place / NAME in seen.databases)  # type: ignore[misc]
 
 
-@given(st.floats(0.1, 86_400), st.floats(0, 1000))
-def test_scanning_takes_a_small_share_of_a_core_or_comes_when_it_was_wanted(rescan: float, cost: float) -> None:
-    assert until_scan(rescan, cost, is_told=False) == rescan
-    pause = until_scan(rescan, cost, is_told=True)
-    assert rescan <= pause <= max(rescan, SCAN_SECONDS)
-    assert cost <= 0.001 * pause + 1e-9 or pause >= SCAN_SECONDS
+@given(st.floats(0, 1e6), st.floats(0.1, 86_400), st.floats(0, 1000))
+def test_scans_take_a_small_share_of_a_core_but_are_never_given_up(since: float, rescan: float, cost: float) -> None:
+    assert is_due(since, rescan, cost, is_told=False)
+    due = is_due(since, rescan, cost, is_told=True)
+    assert due or since < SCAN_SECONDS
+    assert due is False or cost <= 0.001 * max(since, rescan) + 1e-9 or max(since, rescan) >= SCAN_SECONDS
 
 
-@pytest.mark.parametrize(
-    ("settings", "state", "pause"),
-    [
-        ({}, "native", SCAN_SECONDS),
-        ({"rescan": 60}, "native", 60.0),
-        ({}, "degraded", 60.0),
-        ({}, "polling", 60.0),
-    ],
-)
 @pytest.mark.anyio
-async def test_scans_of_many_databases_are_rare_only_where_events_tell_of_all(
-    tmp_path: Path, settings: dict[str, Any], state: str, pause: float
+@pytest.mark.parametrize("settings", [{}, {"rescan": 60}])
+async def test_scans_of_many_folders_are_rare_where_events_tell_of_all_and_nobody_wants_more(
+    tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    config = Config.model_validate({"watch": {"roots": [str(tmp_path)], **settings}})
-    watcher = Lookout(
-        config,
-        [tmp_path],
-        anyio.CapacityLimiter(1),
-        on_database=lambda path, quiet: None,
-        known=Seen(),
-        on_state=lambda: None,
-        before_watch=lambda: None,
-    )
-    watcher.state = state
-    assert watcher.until_rescan() == 60.0
-    watcher._cost = 5.0
-    assert watcher.until_rescan() == pause
+    async with looking(tmp_path, **settings) as (watcher, _):
+        assert await watcher.rescan()
+        watcher._cost = 5.0
+        assert await watcher.rescan() is bool(settings)
+        watcher._cost = 5.0
+        watcher.state = "degraded"
+        assert await watcher.rescan()
+        watcher._cost, watcher._scanned_at = 5.0, anyio.current_time() - SCAN_SECONDS
+        watcher.state = "native"
+        assert await watcher.rescan()
 
 
 @given(st.floats(0, 1000))
