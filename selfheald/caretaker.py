@@ -517,7 +517,7 @@ class Caretaker:
         self._put(case, case.not_before)
 
     def _give_up(self, case: Case, error: InitializationError) -> None:
-        """No further attempt is planned; what of the machine was in the way is looked at with each scan.
+        """No further attempt is planned; what of the machine was in the way is looked at now and then.
 
         Whoever asked is answered by a verdict on disk; while it cannot be written the request stays.
         """

@@ -269,7 +269,9 @@ class Lookout:
         False if it was too soon for a scan, so that nothing but the proof was done.
         """
         watcher, watch = self._watcher, self.config.watch
-        is_told = self.state == "native" and "rescan" not in watch.model_fields_set
+        # What macOS has lost it does not say.
+        says_so = watcher is not None and not watcher.is_whole
+        is_told = says_so and self.state == "native" and "rescan" not in watch.model_fields_set
         if not is_due(anyio.current_time() - self._scanned_at, watch.rescan, self._cost, is_told=is_told):
             await self._prove(watcher, (), set())
             return False
