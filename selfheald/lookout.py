@@ -22,7 +22,7 @@ from selfheald.errors import InitializationError
 from selfheald.log import event_log
 from selfheald.mounts import MountTable, is_remote
 from selfheald.scan import Scan, is_ignored, is_watched, scan
-from selfheald.sight import Sight
+from selfheald.sight import Sight, Sights, same_database
 from selfheald.threads import run_in_thread
 from selfheald.watch import (
     EventsLostError,
@@ -106,7 +106,7 @@ class Lookout:
         self._one_scan = anyio.Lock()
         self._unreadable: set[Path] = set()
         #: How each database looked, behind its request.
-        self._sights: dict[Path, Sight] = {}
+        self._sights = Sights()
         self._blind: dict[str, float] = {}
         self._came_blind = anyio.Event()
         #: When the last scan of everything ended, and the seconds of a core that it took.
@@ -283,8 +283,7 @@ class Lookout:
         changed = [
             path
             for path, earlier in before.items()
-            if _without_marker(earlier) != _without_marker(found.sights.get(path))
-            and str(path.parent) not in self._blind
+            if not same_database(earlier, found.sights.get(path, ())) and str(path.parent) not in self._blind
         ]
         if watcher is not None and watcher is self._watcher:
             self._set_state()
@@ -356,7 +355,8 @@ class Lookout:
             found, now = await run_in_thread(walk, limiter=self._threads), anyio.current_time()
             if watcher is not None:
                 watcher.end_if_incomplete()
-            changed = self._remember(found, None if everything else folders)
+            places = None if everything else [Path(folder, self.config.watch.database) for folder in folders]
+            changed = self._sights.renew(found.sights, places, hidden=_prefixes(found.unreadable))
             if everything:
                 self._scanned_at = now
                 self._blind = {folder: seen for folder, seen in self._blind.items() if now - seen < BLIND_SECONDS}
@@ -365,23 +365,6 @@ class Lookout:
                 self._came_blind.set()
             self._tell_unreadable(found, everything=everything)
         return found, changed
-
-    def _remember(self, found: Scan, folders: Collection[str | Path] | None) -> dict[Path, Sight]:
-        """Keep how each database looks that was found in ``folders``, or in all; how those did that look otherwise now.
-
-        What is gone below other folders than all is noticed by the next scan of all: no event may cost more where
-        there are more databases.
-        """
-        places = self._sights if folders is None else (Path(folder, self.config.watch.database) for folder in folders)
-        gone = [path for path in places if path not in found.sights and path in self._sights]
-        closed = _prefixes(found.unreadable)
-        looked = ((path, self._sights.get(path, ()), seen) for path, seen in found.sights.items())
-        changed = {path: earlier for path, earlier, seen in looked if earlier != seen}
-        for path in gone:
-            if not str(path).startswith(closed):  # else nothing can be done about it, whatever has become of it
-                changed[path] = self._sights.pop(path)
-        self._sights |= {path: found.sights[path] for path in changed if path in found.sights}
-        return changed
 
     def _tell_unreadable(self, found: Scan, *, everything: bool) -> None:
         for folder in set(found.unreadable) - self._unreadable:
@@ -412,10 +395,6 @@ def is_due(since: float, rescan: float, cost: float, *, is_told: bool) -> bool:
 def pause_after(cost: float) -> float:
     """Seconds until the next look after one that took ``cost`` seconds."""
     return max(LOOK_SECONDS, LOOK_SHARE * cost)
-
-
-def _without_marker(seen: Sight | None) -> Sight | None:
-    return seen[:-1] if seen is not None and any(seen[:-1]) else None
 
 
 def _prefixes(folders: Iterable[str | Path]) -> tuple[str, ...]:

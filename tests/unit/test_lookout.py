@@ -164,7 +164,7 @@ class TestLookout:
         async with looking(tmp_path) as (watcher, seen):
             first = watcher._watcher
             assert len(listed) == 51  # one walk, with the watches set on the way
-            watcher._sights = OnlyAsked(watcher._sights)
+            watcher._sights._seen = OnlyAsked(watcher._sights._seen)
             seen.databases.clear()
             (tmp_path / "7" / NAME).write_bytes(b"x")
             await seen.until(lambda: seen.databases == [tmp_path / "7" / NAME])
