@@ -52,16 +52,13 @@ def scan(
     listed, so that nothing falls between the list and what is told of it later; but not with those that are ``passed``.
     """
     found, wanted, passed_over = Scan(), alike(name, platform), exclude | {PRIVATE_FOLDER}
-
-    def begin(folder: str) -> None:
-        if follow is not None and folder not in passed and is_text(folder):
-            follow(folder)
-
     todo = [os.fspath(folder) for folder in folders]
     while todo:
         folder = todo.pop()
         found.folders += 1
-        begin(folder)
+        can_be_followed = is_text(folder)
+        if follow is not None and can_be_followed and folder not in passed:
+            follow(folder)
         try:
             with os.scandir(folder) as listing:
                 entries = list(listing)
@@ -71,13 +68,16 @@ def scan(
                 found.unreadable.append(Path(folder))
             continue
         spelled = [entry.name for entry in entries]
-        (found.watchable if is_text(folder) and is_text("".join(spelled)) else found.blind).add(folder)
+        (found.watchable if can_be_followed and is_text("".join(spelled)) else found.blind).add(folder)
+        if not entries:
+            continue
         names = all_alike(spelled, platform)
         if IGNORE_FILE in names:
             continue
         is_there, is_requested = wanted in names or f"{wanted}.ready" in names, False
         if PRIVATE_FOLDER in names:
-            begin(f"{folder}/{PRIVATE_FOLDER}")
+            if follow is not None and can_be_followed and f"{folder}/{PRIVATE_FOLDER}" not in passed:
+                follow(f"{folder}/{PRIVATE_FOLDER}")
             is_requested = _look_into_private(folder, name, found)
         if is_there or is_requested:
             path = Path(folder, name)
