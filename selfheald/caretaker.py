@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 import anyio
@@ -34,7 +35,6 @@ from selfheald.inspection import Inspection, Tools, adopt, inspect, is_fresh, lo
 from selfheald.locks import Holder
 from selfheald.log import event_log
 from selfheald.marker import (
-    Status,
     finish_request,
     has_request,
     outlived_a_tick,
@@ -80,6 +80,7 @@ class Caretaker:
         self._tools = self._new_tools()
         self._retry = RetryPolicy(config.retry.attempts, config.retry.base, config.retry.max)
         self._cases: dict[Path, Case] = {}
+        self._standings: Counter[Standing] = Counter()
         #: Those that are not ours any more, and are being worked on.
         self._leaving: dict[Path, Case] = {}
         self._agenda: Agenda[Case] = Agenda()
@@ -119,7 +120,7 @@ class Caretaker:
 
     def standings(self) -> Counter[Standing]:
         """How many databases stand where."""
-        return Counter(case.standing for case in self._cases.values())
+        return self._standings.copy()
 
     def progress(self) -> dict[str, Any] | None:
         """How far the running initialization is, as in its status record."""
@@ -162,11 +163,18 @@ class Caretaker:
             database = Database(path)
             if not any(map(os.path.lexists, (path, database.marker))) and not has_request(database):
                 return  # a late word of one that is gone, and forgotten
-            case = self._cases[path] = self._come_back(path) or Case(database, Status(database))
+            case = self._cases[path] = self._come_back(path) or Case(database)
+            self._standings[case.standing] += 1
             self.news.set()
         elif case.settled is not None and self.is_settled(path, sight(path)) and not case.is_asked_anew():
             return
         self._schedule(case, self.config.watch.settle if quiet else 0.0)
+
+    def look_at_unsettled(self) -> None:
+        """Look again at those about which something was left to do, as a scan has it done."""
+        for case in list(self._cases.values()):
+            if case.settled is None:
+                self._schedule(case, 0.0)
 
     def follow(self, config: Config, is_ours: Callable[[Path], bool], *, look_again: bool) -> list[Case]:
         """Go on with another configuration; what is under way ends with the one that it began with.
@@ -178,7 +186,7 @@ class Caretaker:
         self._retry = RetryPolicy(config.retry.attempts, config.retry.base, config.retry.max)
         dropped = [case for path, case in self._cases.items() if not is_ours(path)]
         for case in dropped:
-            del self._cases[case.database.path]
+            self._drop(case)
             self._agenda.discard(case)
             self._backlog.discard(case)
         self._tools = replace(self._tools, config=config)  # of this, too, what bears on no verdict
@@ -222,6 +230,9 @@ class Caretaker:
 
     def _stands(self, case: Case, standing: Standing) -> None:
         if case.standing is not standing:
+            if self._is_known(case):
+                self._standings.subtract([case.standing])
+                self._standings[standing] += 1
             case.standing = standing
             self.news.set()
 
@@ -235,6 +246,10 @@ class Caretaker:
         pause = pause if case.requested else max(pause, self.config.watch.min_interval)
         self._put(case, anyio.current_time() + pause)
 
+    def _drop(self, case: Case) -> None:
+        del self._cases[case.database.path]
+        self._standings[case.standing] -= 1
+
     def _forget(self, case: Case) -> None:
         """There is no database, and nobody asks for one.
 
@@ -244,7 +259,7 @@ class Caretaker:
         self._backlog.discard(case)
         case.settled = None
         if case.gone and self._is_known(case):
-            del self._cases[case.database.path]
+            self._drop(case)
             self.news.set()
         else:
             case.gone = True
@@ -346,6 +361,7 @@ class Caretaker:
             case.checking = False
             case.checked_at = self._moved = anyio.current_time()
             case.first_hint = None
+            case.rest()
             slots.release()
             case.tell_of_check(began)
             outcome = outcome or ("gone" if case.gone else case.standing.value)
@@ -365,12 +381,12 @@ class Caretaker:
         try:
             there, request_id = take_request(database)
         except InitializationError:
-            case.status = Status(database, answers=waiting_request(database))
+            case.begin_anew(waiting_request(database))
             raise
         if there and (not case.requested or case.status.record["answers"] != request_id):
             case.requested, case.attempt, case.not_before, case.refused = True, 0, float("-inf"), None
             case.obstacle = case.owed = None
-            case.status = Status(database, answers=request_id)
+            case.begin_anew(request_id)
             self._reader.forgive(database.path)
             event_log("request", "a simulator asks for it", "DEBUG", database=str(database))
             case.status.begin("check_tables")
@@ -393,11 +409,11 @@ class Caretaker:
                 # What is ready needs no plan, and so no dbt, however many databases have variables of their own.
                 fingerprint = await planner.fingerprint_for(database)
                 if is_fresh(database, fingerprint):
-                    case.fingerprint, case.planless = fingerprint, False
+                    case.fingerprint, case.planless = intern(fingerprint), False
                     self._now_ready(case, seen)
                     return
             plan, settings = await planner.plan_and_settings(database, fresh=there)
-            case.fingerprint, case.planless = plan.fingerprint, False
+            case.fingerprint, case.planless = intern(plan.fingerprint), False
         except InitializationError as error:
             case.planless = not error.retryable  # a shortage of the machine says nothing about the project
             if not case.requested and valid_marker(database.path) is not None:
@@ -489,7 +505,7 @@ class Caretaker:
         self._stands(case, Standing.READY)
         self._backlog.discard(case)
         finish_request(case.database)
-        case.status = Status(case.database)
+        case.begin_anew()
         case.requested, case.attempt, case.refused, case.obstacle, case.owed = False, 0, None, None, None
         if os.path.lexists(case.database.marker):
             case.settle(seen)
@@ -539,12 +555,12 @@ class Caretaker:
     def _try_again(self, case: Case, pause: float) -> None:
         """Look again in ``pause`` seconds; whoever asked is not answered yet."""
         case.refused = None
-        case.status = Status(case.database, answers=case.status.record["answers"])
+        case.begin_anew(case.status.record["answers"])
         case.not_before = anyio.current_time() + pause
         self._put(case, case.not_before)
 
     def _give_up(self, case: Case, error: InitializationError) -> None:
-        """No further attempt is planned; what of the machine was in the way is looked at with each scan.
+        """No further attempt is planned; what of the machine was in the way is looked at now and then.
 
         Whoever asked is answered by a verdict on disk; while it cannot be written the request stays.
         """
@@ -559,7 +575,7 @@ class Caretaker:
             answers = case.status.record["answers"]
         # What failed for want of something is tried but once when that seems to be there.
         case.attempt = 0 if case.obstacle is None else self._retry.attempts - 1
-        case.status = Status(case.database, answers=answers)
+        case.begin_anew(answers)
 
     def _enqueue(self, case: Case, missing: Sequence[str]) -> None:
         self._no_longer_busy(case)
@@ -653,7 +669,7 @@ class Caretaker:
         except (BusyError, ConcurrentInitializationError, StartOverError) as obstacle:
             case.attempt -= 1
             self._figures.postponed()
-            case.status = Status(database, answers=case.status.record["answers"])
+            case.begin_anew(case.status.record["answers"])
             if isinstance(obstacle, BusyError):
                 self._busy(case, obstacle.holder)
             else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
@@ -33,12 +33,13 @@ class Case:
     it looked when nothing was left to do about it but to wait: for a change, a request, or its turn in the queue.
     ``refused`` is what was there when it was given up, ``obstacle`` what of the machine was in the way then; ``owed``
     is a verdict that could not be written. ``fingerprint`` is its plan's at the last check; ``planless`` says that none
-    could be had then, and ``outdated`` that the project has changed since. ``queued_at`` counts
-    while it is in the queue.
+    could be had then, and ``outdated`` that the project has changed since. ``queued_at`` counts while it
+    is in the queue.
+
+    There is one of these for each database, and most are ready: what only work on it needs is made when asked for.
     """
 
     database: Database
-    status: Status
     standing: Standing = Standing.WAITING
     first_hint: float | None = None
     checked_at: float = float("-inf")
@@ -60,7 +61,30 @@ class Case:
     planless: bool = False
     outdated: bool = False
     queued_at: float = 0.0
-    turn: anyio.Lock = field(default_factory=anyio.Lock)
+    _status: Status | None = None
+    _turn: anyio.Lock | None = None
+
+    @property
+    def status(self) -> Status:
+        """What is said of it, and was since that began."""
+        if self._status is None:
+            self._status = Status(self.database)
+        return self._status
+
+    @property
+    def turn(self) -> anyio.Lock:
+        if self._turn is None:
+            self._turn = anyio.Lock()
+        return self._turn
+
+    def begin_anew(self, answers: str | None = None) -> None:
+        """What comes from now on has a status of its own, which answers this request."""
+        self._status = None if answers is None else Status(self.database, answers=answers)
+
+    def rest(self) -> None:
+        """Keep nothing that only work on it needs, unless somebody is at it."""
+        if self._turn is not None and not self._turn.locked():
+            self._turn = None
 
     def settle(self, seen: Sight | None) -> None:
         """Nothing is left to do about the database as it was ``seen`` before it was looked at."""
@@ -91,7 +115,8 @@ class Case:
             with suppress(InitializationError):
                 self.owed.write()
                 finish_request(self.database)
-                self.requested, self.owed, self.status = False, None, Status(self.database)
+                self.requested, self.owed = False, None
+                self.begin_anew()
 
     def tell_unwritten(self, error: InitializationError, level: str = "ERROR") -> None:
         """Log that a status could not be written."""

@@ -168,7 +168,8 @@ class Daemon:
         while True:
             await anyio.sleep(self.config.watch.rescan)
             try:
-                await self._lookout.rescan()
+                if not await self._lookout.rescan():
+                    self._caretaker.look_at_unsettled()
                 await self._caretaker.follow_project()
             except (InitializationError, OSError) as error:  # a shortage of the machine, which passes
                 self._figures.rescanned("failed")

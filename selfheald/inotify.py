@@ -59,8 +59,10 @@ class Inotify:
 
     def __init__(self) -> None:
         """Raises :class:`OSError` where the kernel grants none."""
-        self._library = ctypes.CDLL(None, use_errno=True)
-        self._descriptor = self._call("inotify_init1", os.O_NONBLOCK | os.O_CLOEXEC)
+        library = ctypes.CDLL(None, use_errno=True)
+        self._add_watch, self._remove_watch = library.inotify_add_watch, library.inotify_rm_watch
+        self._add_watch.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32)
+        self._descriptor = _result_of(library.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
         self._folders: dict[int, str] = {}
         self._watches: dict[str, int] = {}
         self._maps = threading.Lock()
@@ -84,10 +86,12 @@ class Inotify:
         Raises :class:`OSError` where the kernel grants no more watches.
         """
         try:
-            watch = self._call("inotify_add_watch", self._descriptor, os.fsencode(folder), _WANTED)
+            watch = _result_of(self._add_watch(self._descriptor, os.fsencode(folder), _WANTED))
         except OSError as error:
             if error.errno in _SHORTAGES:
                 raise
+            return
+        if self._folders.get(watch) == folder and self._watches.get(folder) == watch:
             return
         with self._maps:
             earlier, self._watches[folder] = self._watches.get(folder), watch
@@ -137,11 +141,11 @@ class Inotify:
 
     def _drop(self, watch: int) -> None:
         self._folders.pop(watch, None)
-        self._library.inotify_rm_watch(self._descriptor, watch)  # the kernel may have ended it already
+        self._remove_watch(self._descriptor, watch)  # the kernel may have ended it already
 
-    def _call(self, name: str, *arguments: object) -> int:
-        while (result := int(getattr(self._library, name)(*arguments))) < 0:
-            number = ctypes.get_errno()
-            if number != errno.EINTR:
-                raise OSError(number, os.strerror(number))
-        return result
+
+def _result_of(result: int) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result

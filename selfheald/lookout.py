@@ -7,6 +7,7 @@ takes a small share of the time at most.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,9 +21,9 @@ from selfheald.config import Config
 from selfheald.errors import InitializationError
 from selfheald.figures import Figures
 from selfheald.log import event_log
-from selfheald.mounts import is_remote
+from selfheald.mounts import MountTable, is_remote
 from selfheald.scan import Scan, is_ignored, is_watched, scan
-from selfheald.sight import Sight
+from selfheald.sight import Sight, Sights, same_database
 from selfheald.threads import run_in_thread
 from selfheald.watch import (
     EventsLostError,
@@ -46,6 +47,10 @@ LASTING_SECONDS = 60.0
 LOOK_SECONDS, LOOK_SHARE = 1.0, 20
 #: Seconds for which no event is awaited in a folder once a name in it was seen, or told, that is not UTF-8.
 BLIND_SECONDS = 600.0
+
+#: A scan of everything takes at most this share of a core while events tell of everything, but comes after so many
+#: seconds at the latest: what it could find was told by no event though the kernel lost none.
+SCAN_SHARE, SCAN_SECONDS = 0.001, 900.0
 
 #: A database to look at, and whether to wait first until it is quiet.
 OnDatabase = Callable[[Path, bool], None]
@@ -104,8 +109,11 @@ class Lookout:
         self._one_scan = anyio.Lock()
         self._unreadable: set[Path] = set()
         #: How each database looked, behind its request.
-        self._sights: dict[Path, Sight] = {}
+        self._sights = Sights()
         self._blind: dict[str, float] = {}
+        self._came_blind = anyio.Event()
+        #: When the last scan of everything ended, and the seconds of a core that it took.
+        self._scanned_at, self._cost = float("-inf"), 0.0
 
     def root_of(self, path: Path) -> Path | None:
         """The root in which ``path`` is looked after; ``None`` if it is passed over or ignored."""
@@ -143,25 +151,26 @@ class Lookout:
         try:
             roots = self._roots_there()
             watcher = Watcher(roots, self.config.watch.database, self.exclude)
-            async with anyio.create_task_group() as group:
-                self._watch_scope = group.cancel_scope
-                await watcher.watch(group)
-                found, _ = await self._look(self.roots, watcher)
-                dead = await watcher.prove(PROOF_SECONDS)
-                if watcher.is_whole:  # until it was proven, who knows
+            with MountTable(roots) as mounted:
+                async with anyio.create_task_group() as group:
+                    self._watch_scope = group.cancel_scope
+                    await watcher.watch(group)
                     found, _ = await self._look(self.roots, watcher)
-                self._watcher, self._sound = watcher, not dead and roots == self.roots
-                watcher.unreadable = self._unreadable
-                await self._tell_of(found, everything=True)
-                self._set_state()
-                if self._trouble is not None:
-                    self._trouble = None
-                    event_log("watch_restored", "events come again: watching natively")
-                started(found)
-                group.start_soon(self._see_roots_go_and_come, watcher)
-                group.start_soon(self._look_where_no_events_come, watcher)
-                while True:
-                    await self._take(await watcher.hints())
+                    dead = await watcher.prove(PROOF_SECONDS)
+                    if watcher.is_whole:  # until it was proven, who knows
+                        found, _ = await self._look(self.roots, watcher)
+                    self._watcher, self._sound = watcher, not dead and roots == self.roots
+                    watcher.unreadable = self._unreadable
+                    await self._tell_of(found, everything=True)
+                    self._set_state()
+                    if self._trouble is not None:
+                        self._trouble = None
+                        event_log("watch_restored", "events come again: watching natively")
+                    started(found)
+                    group.start_soon(self._see_roots_go_and_come, watcher, mounted)
+                    group.start_soon(self._look_where_no_events_come, watcher)
+                    while True:
+                        await self._take(await watcher.hints())
             return RuntimeError("it missed something")
         except Exception as error:  # noqa: BLE001 - whatever it was: the watch is made again, and a scan makes up for it
             return only_error(error)
@@ -193,24 +202,28 @@ class Lookout:
             await self.scan(topmost(hints.folders | hints.added))
             self._set_state()
 
-    async def _see_roots_go_and_come(self, watcher: Watcher) -> None:
-        """No event tells that a root is moved, unmounted or back: look."""
+    async def _see_roots_go_and_come(self, watcher: Watcher, mounted: MountTable) -> None:
+        """No event tells that a root is moved, unmounted or back, or hidden in part: look."""
         while True:
             await anyio.sleep(LOOK_SECONDS)
             if watcher.is_stale() or watcher.roots != self._roots_there():
                 raise RootGoneError("a root was moved, deleted or replaced, or has come")
+            if mounted.has_changed():
+                raise EventsLostError("something was mounted or unmounted in a root")
 
     async def _look_where_no_events_come(self, watcher: Watcher) -> None:
         """Look often at folders for which events cannot be had, while they can for all others."""
         while True:
+            if not self._blind:
+                self._came_blind = anyio.Event()
+                await self._came_blind.wait()
             began = anyio.current_time()
-            if self._blind:
-                found = await self._look_for_changes(self._blind.keys(), deep=False)
-                # A folder that has come is told of by nobody; the next one in it by events.
-                further = found.below - watcher.followed() - self._blind.keys() - set(map(str, self._unreadable))
-                if further and not watcher.is_whole:
-                    await self.scan(map(Path, further))
-                self._set_state()
+            found = await self._look_for_changes(self._blind.keys(), deep=False)
+            # A folder that has come is told of by nobody; the next one in it by events.
+            further = found.below - watcher.followed() - self._blind.keys() - set(map(str, self._unreadable))
+            if further and not watcher.is_whole:
+                await self.scan(map(Path, further))
+            self._set_state()
             await anyio.sleep(pause_after(anyio.current_time() - began))
 
     async def _poll(self, seconds: float) -> None:
@@ -254,34 +267,49 @@ class Lookout:
             self.state = state
             self._on_state()
 
-    async def rescan(self) -> None:
-        """Scan all roots, whatever events were lost, and prove that the watch lives: else it is made again."""
-        watcher = self._watcher
+    async def rescan(self) -> bool:
+        """Scan all roots, whatever events were lost, and prove that the watch lives: else it is made again.
+
+        False if it was too soon for a scan, so that nothing but the proof was done.
+        """
+        watcher, watch = self._watcher, self.config.watch
+        # What macOS has lost it does not say.
+        says_so = watcher is not None and not watcher.is_whole
+        is_told = says_so and self.state == "native" and "rescan" not in watch.model_fields_set
+        if not is_due(anyio.current_time() - self._scanned_at, watch.rescan, self._cost, is_told=is_told):
+            await self._prove(watcher, (), set())
+            return False
         told = set[Path]()
         if watcher is not None:
             told, watcher.told = watcher.told, set()
         found, before = await self._look(self.roots, watcher)
         await self._tell_of(found, everything=True)
-        if watcher is None or watcher is not self._watcher:
-            self._figures.rescanned("nothing_missed")
-            return
         changed = [
             path
             for path, earlier in before.items()
-            if _without_marker(earlier) != _without_marker(found.sights.get(path))
-            and str(path.parent) not in self._blind
+            if not same_database(earlier, found.sights.get(path, ())) and str(path.parent) not in self._blind
         ]
-        self._set_state()
+        lost: Collection[Path] = ()
+        if watcher is not None and watcher is self._watcher:
+            self._set_state()
+            lost = await self._prove(watcher, changed, told)
+        self._figures.rescanned("events_missed" if lost else "nothing_missed", len(lost))
+        return True
+
+    async def _prove(self, watcher: Watcher | None, changed: Collection[Path], told: set[Path]) -> Collection[Path]:
+        """Have the watch made again if it is dead, or what has changed was not ``told``, nor is until then: what."""
+        if watcher is None:
+            return ()
         proven = watcher.roots == self._roots_there() and not await watcher.prove(PROOF_SECONDS)
         if changed:
             await watcher.catch_up()
         told |= watcher.told
         lost = [path for path in changed if told.isdisjoint([path, *path.parents])]
-        self._figures.rescanned("events_missed" if lost else "nothing_missed", len(lost))
         if lost:
             event_log("events_lost", f"no event told of {len(lost)} databases, such as {lost[0]}", "WARNING")
         if lost or not proven:
             self._watch_scope.cancel()
+        return lost
 
     async def scan(self, folders: Iterable[Path]) -> Scan:
         """Walk the folders, and look at what is new or not as it was when it was settled."""
@@ -319,13 +347,14 @@ class Lookout:
         everything = folders == self.roots
 
         def walk() -> Scan:
-            if watcher is None:
-                return scan(folders, self.config.watch.database, self.exclude, deep=deep)
-            before = watcher.followed() if everything else set()
-            found = scan(
-                folders, self.config.watch.database, self.exclude, deep=deep, follow=watcher.follow, passed=blind
-            )
-            watcher.leave((before - found.watchable) | found.blind)
+            began = time.thread_time()
+            before = watcher.followed() if watcher is not None and everything else set()
+            follow = None if watcher is None else watcher.follow
+            found = scan(folders, self.config.watch.database, self.exclude, deep=deep, follow=follow, passed=blind)
+            if watcher is not None:
+                watcher.leave((before - found.watchable) | found.blind)
+            if everything:
+                self._cost = time.thread_time() - began
             return found
 
         async with self._one_scan:
@@ -336,33 +365,16 @@ class Lookout:
                 self._figures.scanned(now - began)
             if watcher is not None:
                 watcher.end_if_incomplete()
-            changed = self._remember(found, None if everything else folders)
+            places = None if everything else [Path(folder, self.config.watch.database) for folder in folders]
+            changed = self._sights.renew(found.sights, places, hidden=_prefixes(found.unreadable))
             if everything:
+                self._scanned_at = now
                 self._blind = {folder: seen for folder, seen in self._blind.items() if now - seen < BLIND_SECONDS}
             self._blind |= dict.fromkeys(found.blind, now)
+            if self._blind:
+                self._came_blind.set()
             self._tell_unreadable(found, everything=everything)
         return found, changed
-
-    def _remember(self, found: Scan, folders: Collection[str | Path] | None) -> dict[Path, Sight]:
-        """Keep how each database looks that was found in ``folders``, or in all; how those did that look otherwise now.
-
-        What is gone below other folders than all is noticed by the next scan of all: no event may cost more where
-        there are more databases.
-        """
-        if folders is None:
-            gone = self._sights.keys() - found.sights.keys()
-        else:
-            gone = {Path(folder, self.config.watch.database) for folder in folders} - found.sights.keys()
-        closed = _prefixes(found.unreadable)
-        changed = {path: self._sights.get(path, ()) for path, seen in found.sights.items() if self._is_new(path, seen)}
-        for path in gone & self._sights.keys():
-            if not str(path).startswith(closed):  # else nothing can be done about it, whatever has become of it
-                changed[path] = self._sights.pop(path)
-        self._sights |= {path: found.sights[path] for path in changed if path in found.sights}
-        return changed
-
-    def _is_new(self, path: Path, seen: Sight) -> bool:
-        return self._sights.get(path) != seen
 
     def _tell_unreadable(self, found: Scan, *, everything: bool) -> None:
         for folder in set(found.unreadable) - self._unreadable:
@@ -381,13 +393,18 @@ class Lookout:
         return list(map(folder_identity, self.roots))
 
 
+def is_due(since: float, rescan: float, cost: float, *, is_told: bool) -> bool:
+    """True if everything is to be scanned, ``since`` seconds after the last time, which took ``cost`` s of a core.
+
+    This is asked every ``rescan`` seconds. ``is_told``: events tell of everything, and nobody has set ``rescan``.
+    """
+    pause = min(cost / SCAN_SHARE, SCAN_SECONDS)
+    return not is_told or pause <= rescan or since >= pause
+
+
 def pause_after(cost: float) -> float:
     """Seconds until the next look after one that took ``cost`` seconds."""
     return max(LOOK_SECONDS, LOOK_SHARE * cost)
-
-
-def _without_marker(seen: Sight | None) -> Sight | None:
-    return seen[:-1] if seen is not None and any(seen[:-1]) else None
 
 
 def _prefixes(folders: Iterable[str | Path]) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ from selfheald.initialization_state import (
 )
 from selfheald.locks import held
 from selfheald.workspace import (
+    PRIVATE_FOLDER,
     Database,
     Folder,
     ensure_private_folder,
@@ -298,7 +299,12 @@ def finish_request(database: Database) -> None:
 
 def has_request(database: Database, *, taken: bool = True) -> bool:
     """True if a simulator asks for this database, or did so (``taken``) when its daemon was killed."""
-    return os.path.lexists(database.request) or (taken and os.path.lexists(database.taken_request))
+    # Plain strings: this is asked for each event.
+    folder, _, name = os.fspath(database.path).rpartition("/")
+    private = f"{folder}/{PRIVATE_FOLDER}"
+    return os.path.lexists(f"{private}/{name}.request") or (
+        taken and os.path.lexists(f"{private}/.{name}.request.taken")
+    )
 
 
 def _is_plain_file(path: Path, folder: int) -> bool:

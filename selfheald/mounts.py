@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import select
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 from selfheald.workspace import is_under
 
@@ -17,7 +20,42 @@ _MOUNT_SECONDS = 5.0
 #: `//user@host/share on /Volumes/share (smbfs, nodev, nosuid, mounted by user)`
 _BSD_LINE = re.compile(r".*? on (/.*) \(([^,()]+)(?:, [^()]*)?\)")
 
+_MOUNTINFO = Path("/proc/self/mountinfo")
+
 Mount = tuple[Path, str]
+
+
+class MountTable:
+    """Tells whether something was mounted or unmounted below some folders, of which no event tells (on Linux)."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self._folders = folders
+        self._poll = select.poll()
+        self._table = None
+        with suppress(OSError):
+            self._table = _MOUNTINFO.open("rb", buffering=0)
+            self._poll.register(self._table, select.POLLPRI)
+        self._below = self._look()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._table is not None:
+            self._table.close()
+
+    def has_changed(self) -> bool:
+        """True if that has happened since this was asked last; while nothing is mounted anywhere it costs nothing."""
+        if self._table is None or not self._poll.poll(0):
+            return False
+        before, self._below = self._below, self._look()
+        return before != self._below
+
+    def _look(self) -> list[str]:
+        with suppress(OSError):
+            lines = _MOUNTINFO.read_text(errors="replace").splitlines()
+            return [line for line in lines if any(is_under(_place(line), folder) for folder in self._folders)]
+        return []
 
 
 def file_system(path: Path) -> str | None:
@@ -50,7 +88,7 @@ def mounts(platform: str) -> Sequence[Mount]:
         if platform == "darwin":
             done = subprocess.run(["/sbin/mount"], capture_output=True, check=False, timeout=_MOUNT_SECONDS)
             return list(bsd_mounts(done.stdout.decode("utf-8", "replace")))
-        return list(linux_mounts(Path("/proc/self/mountinfo").read_text(errors="replace")))
+        return list(linux_mounts(_MOUNTINFO.read_text(errors="replace")))
     except (OSError, subprocess.SubprocessError):
         return []
 
@@ -58,8 +96,11 @@ def mounts(platform: str) -> Sequence[Mount]:
 def linux_mounts(mountinfo: str) -> Iterator[Mount]:
     """What ``/proc/self/mountinfo`` tells."""
     for line in mountinfo.splitlines():
-        left, _, right = line.partition(" - ")
-        yield Path(left.split()[4].replace("\\040", " ")), right.split()[0]
+        yield _place(line), line.partition(" - ")[2].split()[0]
+
+
+def _place(line: str) -> Path:
+    return Path(line.split()[4].replace("\\040", " "))
 
 
 def bsd_mounts(told: str) -> Iterator[Mount]:

@@ -1,7 +1,7 @@
 """What of the machine was in the way of a database, and whether that is over: then it is tried again by itself.
 
 A full disk, a missing right and too few descriptors leave no trace in the database: nothing changes there when they
-are gone. So what was lacking is remembered, and looked at with each scan.
+are gone. So what was lacking is remembered, and looked at every `watch.rescan` seconds.
 """
 
 from __future__ import annotations

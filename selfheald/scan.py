@@ -51,41 +51,42 @@ def scan(
     With ``deep`` false only the folders themselves are looked at. ``follow`` is called with each folder before it is
     listed, so that nothing falls between the list and what is told of it later; but not with those that are ``passed``.
     """
-    found, wanted = Scan(), alike(name, platform)
-
-    def begin(folder: str) -> None:
-        if follow is not None and folder not in passed and is_text(folder):
-            follow(folder)
-
+    found, wanted, passed_over = Scan(), alike(name, platform), exclude | {PRIVATE_FOLDER}
     todo = [os.fspath(folder) for folder in folders]
     while todo:
         folder = todo.pop()
         found.folders += 1
-        begin(folder)
+        can_be_followed = is_text(folder)
+        if follow is not None and can_be_followed and folder not in passed:
+            follow(folder)
         try:
             with os.scandir(folder) as listing:
-                entries = {entry.name: entry for entry in listing}
+                entries = list(listing)
         except OSError as error:
             # Where a folder above is closed, it cannot be seen whether this one is there.
             if isinstance(error, PermissionError) or os.path.lexists(folder):
                 found.unreadable.append(Path(folder))
             continue
-        (found.watchable if is_text(folder) and all(map(is_text, entries)) else found.blind).add(folder)
-        names = all_alike(entries.keys(), platform)
+        spelled = [entry.name for entry in entries]
+        (found.watchable if can_be_followed and is_text("".join(spelled)) else found.blind).add(folder)
+        if not entries:
+            continue
+        names = all_alike(spelled, platform)
         if IGNORE_FILE in names:
             continue
         is_there, is_requested = wanted in names or f"{wanted}.ready" in names, False
         if PRIVATE_FOLDER in names:
-            begin(f"{folder}/{PRIVATE_FOLDER}")
+            if follow is not None and can_be_followed and f"{folder}/{PRIVATE_FOLDER}" not in passed:
+                follow(f"{folder}/{PRIVATE_FOLDER}")
             is_requested = _look_into_private(folder, name, found)
         if is_there or is_requested:
             path = Path(folder, name)
             found.databases.update([path] if is_there else ())
             found.requested.update([path] if is_requested else ())
             request = facts(request_path(path)) if is_requested else None
-            found.sights[path] = (request, *sight(path, None if platform == "darwin" else names))
-        below = (entry for entry in entries.values() if entry.name not in exclude and entry.name != PRIVATE_FOLDER)
-        (todo.extend if deep else found.below.update)(entry.path for entry in below if _is_below(entry))
+            found.sights[path] = (request, *sight(path, None if platform == "darwin" else frozenset(names)))
+        below = [entry.path for entry in entries if _is_below(entry) and entry.name not in passed_over]
+        (todo.extend if deep else found.below.update)(below)
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from selfheald import lookout
 from selfheald.config import Config
-from selfheald.lookout import Lookout, pause_after
+from selfheald.lookout import SCAN_SECONDS, Lookout, is_due, pause_after
 from selfheald.presence import claim
 from selfheald.sight import Sight, sight
 
@@ -59,9 +59,9 @@ class Seen:
 
 
 @asynccontextmanager
-async def looking(*roots: Path, mode: str = "auto") -> AsyncIterator[tuple[Lookout, Seen]]:
+async def looking(*roots: Path, mode: str = "auto", **settings: Any) -> AsyncIterator[tuple[Lookout, Seen]]:
     """A lookout that has begun."""
-    config = Config.model_validate({"watch": {"roots": [str(root) for root in roots], "mode": mode}})
+    config = Config.model_validate({"watch": {"roots": [str(root) for root in roots], "mode": mode, **settings}})
     seen = Seen()
     with claim(roots, NAME, []) as presence:
         watcher = Lookout(
@@ -145,6 +145,37 @@ class TestLookout:
             await watcher.rescan()
             await seen.until(lambda: watcher._watcher not in (first, None) and watcher.state == "native")
 
+    async def test_an_event_costs_no_look_at_any_other_database(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Counted, not timed: what an event has looked at, and that nothing goes through all that is known."""
+        listed: list[str] = []
+        scandir = os.scandir
+
+        def list_folder(folder: str | Path) -> Any:
+            if isinstance(folder, str):  # a scan's
+                listed.append(folder)
+            return scandir(folder)
+
+        monkeypatch.setattr(os, "scandir", list_folder)
+        for number in range(50):
+            (tmp_path / str(number)).mkdir()
+            (tmp_path / str(number) / NAME).touch()
+        async with looking(tmp_path) as (watcher, seen):
+            first = watcher._watcher
+            assert len(listed) == 51  # one walk, with the watches set on the way
+            watcher._sights._seen = OnlyAsked(watcher._sights._seen)
+            seen.databases.clear()
+            (tmp_path / "7" / NAME).write_bytes(b"x")
+            await seen.until(lambda: seen.databases == [tmp_path / "7" / NAME])
+            del listed[:], seen.databases[:]
+            (tmp_path / "new").mkdir()
+            (tmp_path / "new" / NAME).touch()
+            await seen.until(lambda: tmp_path / "new" / NAME in seen.databases)
+            assert set(seen.databases) == {tmp_path / "new" / NAME}
+            assert set(listed) == {str(tmp_path / "new")}
+            assert watcher._watcher is first
+
     @pytest.mark.skipif(sys.platform == "darwin", reason="macOS allows names in UTF-8 alone")
     async def test_a_folder_with_an_odd_name_in_it_is_looked_at(self, tmp_path: Path) -> None:
         (tmp_path / "odd" / "below").mkdir(parents=True)
@@ -156,6 +187,31 @@ class TestLookout:
                 (tmp_path / place).mkdir(parents=True, exist_ok=True)
                 (tmp_path / place / NAME).touch()
                 await seen.until(lambda place=place: tmp_path / place / NAME in seen.databases)  # type: ignore[misc]
+
+
+@given(st.floats(0, 1e6), st.floats(0.1, 86_400), st.floats(0, 1000))
+def test_scans_take_a_small_share_of_a_core_but_are_never_given_up(since: float, rescan: float, cost: float) -> None:
+    assert is_due(since, rescan, cost, is_told=False)
+    due = is_due(since, rescan, cost, is_told=True)
+    assert due or since < SCAN_SECONDS
+    assert due is False or cost <= 0.001 * max(since, rescan) + 1e-9 or max(since, rescan) >= SCAN_SECONDS
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("settings", [{}, {"rescan": 60}])
+async def test_scans_of_many_folders_are_rare_where_events_tell_of_all_and_nobody_wants_more(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    async with looking(tmp_path, **settings) as (watcher, _):
+        assert await watcher.rescan()
+        watcher._cost = 5.0
+        assert await watcher.rescan() is bool(settings)
+        watcher._cost = 5.0
+        watcher.state = "degraded"
+        assert await watcher.rescan()
+        watcher._cost, watcher._scanned_at = 5.0, anyio.current_time() - SCAN_SECONDS
+        watcher.state = "native"
+        assert await watcher.rescan()
 
 
 @given(st.floats(0, 1000))
@@ -239,6 +295,15 @@ anyio.run(main)
     lines = [line for line in told.splitlines() if '"folder_unreadable"' in line]
     assert sum(f"{open_path}/closed:" in line for line in lines) == 1, told
     assert sum(f"{open_path}/mine:" in line for line in lines) == 2, told
+
+
+class OnlyAsked(dict[Path, Sight]):
+    """A dictionary that is asked for what is in it, but not gone through."""
+
+    def __iter__(self) -> Iterator[Path]:
+        raise AssertionError("gone through")
+
+    keys = items = values = copy = __iter__  # type: ignore[assignment]
 
 
 class Forgetful(set[Any]):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from selfheald.sight import same_database, sight
+from selfheald.sight import Sights, same_database, sight
 
 
 @pytest.fixture
@@ -49,3 +49,21 @@ def test_nothing_is_followed(database: Path, tmp_path: Path) -> None:
     elsewhere.write_bytes(b"more rows")
     assert sight(database) == seen
     assert sight(tmp_path / "no\0name") == (None,) * 5
+
+
+def test_what_is_not_there_looks_alike_with_a_marker_or_without(tmp_path: Path) -> None:
+    (tmp_path / "simulation.duckdb.ready").touch()
+    assert same_database((), sight(tmp_path / "simulation.duckdb"))
+
+
+def test_what_has_changed_and_what_is_gone_is_told_once() -> None:
+    one, two, three = Path("/r/1/d"), Path("/r/2/d"), Path("/r/3/d")
+    sights = Sights()
+    assert sights.renew({one: (b"1",), two: (b"2",)}, None) == {one: (), two: ()}
+    assert sights.renew({one: (b"1",), two: (b"2",)}, None) == {}
+    assert sights.renew({one: (b"new",), three: (b"3",)}, [one, three]) == {one: (b"1",), three: ()}
+    assert sights.renew({}, [three]) == {three: (b"3",)}
+    assert sights.renew({one: (b"new",)}, None, hidden=("/r/2/",)) == {}
+    assert sights.get(two) == (b"2",)
+    assert sights.renew({}, None) == {one: (b"new",), two: (b"2",)}
+    assert sights.get(two) is None
