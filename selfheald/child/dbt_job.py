@@ -17,6 +17,7 @@ from dbt_words import as_said
 from inputs import note
 from manifest_reader import KINDS, describe, source_file
 from protocol import Emit, JobError
+from reuse_proof import judge_reuse
 
 #: One of the project's YAML selectors, which dbt knows by an option of its own, and not in the midst of a selection.
 _SELECTOR = re.compile(r"selector:[^,]+")
@@ -56,6 +57,7 @@ def build(job: Dict[str, Any], emit: Emit) -> Dict[str, Any]:
     seeds = _wanted(session, manifest, job.get("seeds") or [])
     models = _wanted(session, manifest, job.get("models") or [])
     inputs = note(session.database, job.get("inputs") or [])
+    judge = judge_reuse(session, manifest) if job.get("judge_reuse") else None
     _prepare_database(session.database, job.get("storage_version"), job.get("pre_sql"))
     try:
         built = _run_step(session, manifest, "load_seeds", ["seed"], seeds)
@@ -63,7 +65,8 @@ def build(job: Dict[str, Any], emit: Emit) -> Dict[str, Any]:
         built += _run_step(session, manifest, "build_foundation", kinds, models)
     finally:
         session.close()
-    return {"built": built, "inputs": inputs, "versions": versions(), "warnings": session.warnings}
+    reuse = None if judge is None else judge(job.get("declared") or [])
+    return {"built": built, "inputs": inputs, "versions": versions(), "warnings": session.warnings, "reuse": reuse}
 
 
 def _selected(session: Session, select: List[str]) -> List[str]:
@@ -129,7 +132,8 @@ def _run_step(session: Session, manifest: Any, step: str, command: List[str], wa
     paths = {uid: source_file(manifest, node) or "" for uid, node in wanted.items()}
     error = build_error(results, outcome.exception, paths, session.project_dir, Path(session.job["log_dir"]))
     nodes = (getattr(result, "node", None) for result in results if str(result.status) == "success")
-    made = {node.unique_id for node in nodes if node is not None and node.resource_type in KINDS}
+    compiled = {node.unique_id: node for node in nodes if node is not None and node.resource_type in KINDS}
+    made = set(compiled)
     if error is not None:
         left = [node for uid, node in wanted.items() if uid not in made]
         session.tell(command, left or wanted.values())
@@ -139,6 +143,7 @@ def _run_step(session: Session, manifest: Any, step: str, command: List[str], wa
         extra = ", ".join(sorted(made - set(wanted))) or "nothing"
         message = f"dbt ended without an error, but did not make {missing}, and made {extra} beside"
         raise JobError("dbt_failed", message)
+    session.made.update(compiled)
     session.emit({"event": "step", "name": step, "state": "completed"})
     return sorted(made)
 

@@ -60,6 +60,8 @@ class Session:
         self.work_dir = Path(job["work_dir"])
         self.database = str(job["database"])
         self.warnings: List[str] = []
+        #: The nodes that dbt has made relations of, as it has compiled them.
+        self.made: Dict[str, Any] = {}
         self._seen: Set[str] = set()
         self._unset: List[str] = []
         self.raw_project = self._read_project()
@@ -188,6 +190,7 @@ class Session:
             place = "a remote server" if credentials.path == self.database else repr(credentials.path)
             message = f"the profile writes to {place}, whatever DATABASE_PATH says"
             raise JobError("profile_invalid", message, path=file)
+        self.credentials = credentials
         return str(credentials.database)
 
     @property
