@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from typing import Any
 
@@ -18,7 +18,10 @@ from selfheald.plan import Node, Plan, Work
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """What would be done for one database. ``target`` is the profile's own where it is ``None``."""
+    """What would be done for one database. ``target`` is the profile's own where it is ``None``.
+
+    ``template`` says whether it would be made from one (``usable``), and what there is to say of that (``why``).
+    """
 
     database: str
     plan: Plan
@@ -27,6 +30,7 @@ class Outlook:
     variables: Mapping[str, Any]
     python: str
     target: str | None
+    template: Mapping[str, Any] = field(default_factory=lambda: {"usable": False, "why": None})
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -46,7 +50,7 @@ class Outlook:
             "nodes": [{"unique_id": node.unique_id, "tier": self._tier(node)} for node in self.nodes],
             "vars": without_secrets(self.variables),
             "project": self.plan.project_dir,
-            "template": {"usable": False, "why": "this version keeps no templates"},
+            "template": dict(self.template),
         }
 
     def lines(self) -> Iterator[str]:
@@ -54,10 +58,14 @@ class Outlook:
         yield f"Missing in {self.database}: {', '.join(table.qualified for table in self.missing)}"
         if self.work.inputs:
             yield f"Copied to staging first, as they are: {', '.join(map('.'.join, self.work.inputs))}"
+        if self.template["why"] is not None:
+            what = "It would be made from a template" if self.template["usable"] else "No template would be used"
+            yield f"{what}: {self.template['why']}"
         versions = self.plan.versions
         known = f": dbt {versions.get('dbt')}, DuckDB {versions.get('duckdb')}" if versions else ""
         target = "the profile's own target" if self.target is None else f"target {self.target}"
-        yield f"dbt would run, from {self.plan.project_dir}, {target}, by {self.python}{known}:"
+        would = "Without it dbt would run" if self.template["usable"] else "dbt would run"
+        yield f"{would}, from {self.plan.project_dir}, {target}, by {self.python}{known}:"
         wanted = {table.unique_id for table in self.missing}
         for number, node in enumerate(self.nodes, 1):
             note = "" if node.unique_id in wanted else f"  ({node.materialized}, made on the way; on staging alone)"

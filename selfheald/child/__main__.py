@@ -1,8 +1,8 @@
 """The child that does what must not happen in the daemon: run dbt, and write to databases.
 
-Started as ``PYTHON selfheald/child plan|build|publish|interpreter`` by the interpreter whose dbt and DuckDB are wanted.
-It needs nothing but that interpreter's standard library, dbt and DuckDB (Python 3.9 and later). Started as ``host`` it
-does no job itself, but forks a child for each (:mod:`fork_host`).
+Started as ``PYTHON selfheald/child plan|build|judge|publish|interpreter`` by the interpreter whose dbt and DuckDB are
+wanted. It needs nothing but that interpreter's standard library, dbt and DuckDB (Python 3.9 and later). Started as
+``host`` it does no job itself, but forks a child for each (:mod:`fork_host`).
 
 *stdin*: one line, the job as JSON. The parent then keeps it open as long as it lives: at its end the child
 kills its own process group, so that it never outlives its parent; and so it does after the job's ``time_limit``
@@ -36,6 +36,7 @@ Job = Dict[str, Any]
 JOBS: Dict[str, Tuple[str, str]] = {
     "plan": ("dbt_job", "plan"),
     "build": ("dbt_job", "build"),
+    "judge": ("dbt_job", "judge"),
     "publish": ("publish_job", "publish"),
     "interpreter": ("interpreter_job", "interpreter"),
 }

@@ -51,7 +51,11 @@ def plan(job: Dict[str, Any], emit: Emit) -> Dict[str, Any]:
 
 
 def build(job: Dict[str, Any], emit: Emit) -> Dict[str, Any]:
-    """Make exactly the listed seeds and models in the staging file, and leave it closed and whole."""
+    """Make exactly the listed seeds and models in the staging file, and leave it closed and whole.
+
+    With ``judge_reuse`` the answer's ``reuse`` says whether others may be given them, where the content of the
+    ``declared`` files counts as known.
+    """
     session = Session(job, emit)
     manifest = session.parse()
     seeds = _wanted(session, manifest, job.get("seeds") or [])
@@ -67,6 +71,33 @@ def build(job: Dict[str, Any], emit: Emit) -> Dict[str, Any]:
         session.close()
     reuse = None if judge is None else judge(job.get("declared") or [])
     return {"built": built, "inputs": inputs, "versions": versions(), "warnings": session.warnings, "reuse": reuse}
+
+
+def judge(job: Dict[str, Any], emit: Emit) -> Dict[str, Any]:
+    """What ``build`` would say of ``reuse``, as far as that can be told without building.
+
+    dbt writes the SQL of the listed nodes, with a database in which none of their tables is. What only these show (the
+    types of their columns, the answers that Jinja gets from them) is taken to be harmless, or to be told later.
+    """
+    session = Session(job, emit)
+    manifest = session.parse()
+    seeds, models = (_wanted(session, manifest, job.get(kind) or []) for kind in ("seeds", "models"))
+    judge_built = judge_reuse(session, manifest)
+    _prepare_database(session.database, job.get("storage_version"), job.get("pre_sql"))
+    duckdb.connect(session.database).close()
+    tag = f"selfheald_{uuid.uuid4().hex}"
+    for node in models.values():
+        node.tags.append(tag)
+    try:
+        without_tests = ["--indirect-selection", "empty"]
+        outcome = session.invoke("compile", [*without_tests, "--select", f"tag:{tag}"]) if models else None
+    finally:
+        session.close()
+    results = [] if outcome is None else getattr(outcome.result, "results", None) or []
+    compiled = {result.node.unique_id: result.node for result in results if str(result.status) == "success"}
+    compiled = {uid: node for uid, node in compiled.items() if uid in models}
+    session.made.update({**seeds, **models, **compiled})
+    return {"reuse": judge_built(job.get("declared") or [], built=False)}
 
 
 def _selected(session: Session, select: List[str]) -> List[str]:

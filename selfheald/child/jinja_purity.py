@@ -7,7 +7,7 @@ another name. What queries such code sends to the database is not judged here, b
 from __future__ import annotations
 
 import re
-from typing import Any, Collection, Dict, FrozenSet, Iterator, List, Optional, Set
+from typing import Any, Collection, Dict, FrozenSet, Iterator, List, Optional, Set, Tuple
 
 import yaml
 from dbt_common.clients.jinja import get_environment
@@ -30,7 +30,7 @@ _CALLED = _words(
 _READ = _words("database dbt_version execute kwargs loop none project_name schema this varargs")
 #: What may be had of objects that also offer what is not the same in every run.
 _PARTS = {
-    "adapter": _words("dispatch quote"),
+    "adapter": _words("dispatch quote type"),
     "api": _words("Column Relation"),
     "config": _words("get meta_get meta_require require persist_column_docs persist_relation_docs"),
     "exceptions": _words(
@@ -58,7 +58,8 @@ _KEPT_OUT = _FICKLE | _words(
 _FILTERS_KEPT_OUT = frozenset({"random"})
 _KNOWN_FILTERS = frozenset(get_environment(None, capture_macros=False).filters) - _FILTERS_KEPT_OUT
 _LEAVE_OUT = (nodes.Import, nodes.FromImport, nodes.Include, nodes.Extends)
-_VARIABLE = re.compile(r"\w+")
+#: How the environment variables are found whose values count: in the text, as it is in the file.
+_NAMED = re.compile(r"""\benv_var\s*\(\s*(?:'(\w+)'|"(\w+)")""")
 _IN_YAML = re.compile(r"\{[{%]|\\(?:[xuU]|\r?\n)")
 _OWN_PATH = re.compile(r"""env_var\(\s*(?:'DATABASE_PATH'|"DATABASE_PATH")\s*\)""")
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -81,7 +82,7 @@ class Macros:
         self._by_name: Dict[str, List[Any]] = {}
         self.packages: Set[str] = set()
         self._built_in = frozenset(built_in)
-        self._fine: Set[str] = set()
+        self._known_uses: Dict[str, Set[str]] = {}
         for macro in macros:
             self._by_name.setdefault(macro.name, []).append(macro)
             self.packages.add(macro.package_name)
@@ -91,33 +92,40 @@ class Macros:
 
     def judge(self, names: Collection[str]) -> None:
         """Raise :class:`Impure` if one of the macros that go by these names, or one that these use, may differ."""
-        todo = list(names)
+        todo, seen = list(names), set(names)
         while todo:
             for macro in self._called(todo.pop()):
-                if macro.unique_id in self._fine:
-                    continue
-                self._fine.add(macro.unique_id)  # one that is not ends the whole judgement
-                if macro.package_name in self._built_in and macro.name in self.trusted:
-                    continue
-                try:
-                    todo += judge(macro.macro_sql, self)
-                except Impure as error:
-                    raise Impure(f"uses the macro {macro.name}, which {error}") from error
+                new = self._uses(macro) - seen
+                seen |= new
+                todo += new
+
+    def _uses(self, macro: Any) -> Set[str]:
+        if macro.package_name in self._built_in and macro.name in self.trusted:
+            return set()
+        if macro.unique_id not in self._known_uses:
+            try:
+                self._known_uses[macro.unique_id] = judge(macro.macro_sql, self)
+            except Impure as error:
+                raise Impure(f"uses the macro {macro.name}, which {error}") from error
+        return self._known_uses[macro.unique_id]
 
     def _called(self, name: str) -> Iterator[Any]:
         for prefix in ("", "default__", "duckdb__"):
             yield from self._by_name.get(prefix + name, ())
 
 
-def judge(text: str, macros: Macros) -> Set[str]:
-    """The names of the macros that code uses. Raises :class:`Impure` if it may write another text in another run."""
+def judge(text: str, macros: Macros, file: Optional[str] = None) -> Set[str]:
+    """The names of the macros that code uses. Raises :class:`Impure` if it may write another text in another run.
+
+    ``file`` is the text of the file that it is in, where that is another.
+    """
     if "{{" not in text and "{%" not in text:
         return set()
     try:
         tree = get_environment(None, capture_macros=False).parse(text)
     except (TemplateError, RecursionError) as error:
         raise Impure("holds Jinja that is not understood") from error
-    look = _Look(tree, macros)
+    look = _Look(tree, macros, _NAMED.findall(text if file is None else file))
     look.at(tree)
     return look.used
 
@@ -134,12 +142,13 @@ def judge_properties(text: str, macros: Macros, *, own_path: bool = False) -> No
     except yaml.YAMLError as error:
         raise Impure("is no YAML that can be read") from error
     for value in _strings(loaded):
-        macros.judge(judge(_OWN_PATH.sub("''", value) if own_path else value, macros))
+        macros.judge(judge(_OWN_PATH.sub("''", value) if own_path else value, macros, text))
 
 
 class _Look:
-    def __init__(self, tree: nodes.Template, macros: Macros) -> None:
+    def __init__(self, tree: nodes.Template, macros: Macros, environment: Collection[Tuple[str, str]]) -> None:
         self.macros = macros
+        self.environment = {name for names in environment for name in names}
         self.used: Set[str] = set()
         self.own = {each.name for each in tree.find_all(nodes.Name) if each.ctx in ("store", "param")}
         #: The arguments of the macros that the code is inside of: these names are never dbt's there.
@@ -204,7 +213,7 @@ class _Look:
             name = function.name
             if name in _CALLED and name not in self.arguments:
                 if name == "env_var":
-                    _require_named(call)
+                    self._require_named(call)
                 if self.macros.known(name):
                     self.used.add(name)
             else:
@@ -218,21 +227,20 @@ class _Look:
             if child is not function:
                 self.at(child)
 
+    def _require_named(self, call: nodes.Call) -> None:
+        """The values of variables count as known where their names are found; the database's own path does not."""
+        name = _first_constant(call)
+        if name == "DATABASE_PATH":
+            raise Impure("uses the database's own path, which is another one for each")
+        if not name or name not in self.environment:
+            raise Impure("asks for an environment variable whose name it makes up as it runs")
+
     def _filter(self, node: nodes.Filter) -> None:
         names = [node.name]
         if node.name == "map" and node.args:
             names.append(str(node.args[0].value) if isinstance(node.args[0], nodes.Const) else "")
         if not _KNOWN_FILTERS.issuperset(names) or node.dyn_args or node.dyn_kwargs:
             raise Impure(f"uses the filter {names[-1] or 'map'} in its Jinja, which may differ from run to run")
-
-
-def _require_named(call: nodes.Call) -> None:
-    """The values of environment variables count as known where code names them; the database's own path does not."""
-    name = _first_constant(call)
-    if name is None or not _VARIABLE.fullmatch(name):
-        raise Impure("asks for an environment variable whose name it makes up as it runs")
-    if name == "DATABASE_PATH":
-        raise Impure("uses the database's own path, which is another one for each")
 
 
 def _dispatched(call: nodes.Call) -> str:
@@ -243,7 +251,7 @@ def _dispatched(call: nodes.Call) -> str:
 
 
 def _first_constant(call: nodes.Call) -> Optional[str]:
-    given = call.args[0] if call.args else next((each.value for each in call.kwargs), None)
+    given = call.args[0] if call.args else None
     return given.value if isinstance(given, nodes.Const) and isinstance(given.value, str) else None
 
 

@@ -10,6 +10,8 @@ import os
 import re
 import sys
 import traceback
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import (
     Any,
@@ -49,6 +51,8 @@ _SETTINGS = frozenset(
     "enable_progress_bar enable_progress_bar_print preserve_insertion_order".split()
 )
 _EXTENSIONS = frozenset({"core_functions", "icu", "json", "parquet"})
+#: What stands for a brace in a variable, so that dbt takes it for no code.
+_BRACE = "{{ '{' }}"
 _IDENTIFIER = re.compile(r"\w+")
 _TYPE = re.compile(r"([A-Za-z_0-9]+)\s*(?:\(\s*\d+\s*(?:,\s*\d+\s*)?\))?\s*(?:\[\d*\])*")
 _CREATE_SCHEMA = re.compile(r'\s*(?:create\s+schema\s+(?:if\s+not\s+exists\s+)?(?:\w+|"[^";]*")\s*)?', re.IGNORECASE)
@@ -65,76 +69,88 @@ class Build(NamedTuple):
     queries: Sequence[Tuple[str, str]]
 
 
-def judge_reuse(session: Any, manifest: Any) -> Callable[[Iterable[str]], Verdict]:
+def judge_reuse(session: Any, manifest: Any) -> Callable[..., Verdict]:
     """To be called before dbt runs; what it returns gives the verdict once the database is closed.
 
-    Its argument are the absolute paths of the files whose content counts as known.
+    See :func:`verdict` for what it takes beside the build.
     """
     watch = QueryWatch()
-    return lambda declared: verdict(Build(session, manifest, session.made, watch.queries), declared)
+
+    def judge_made(declared: Iterable[str], *, built: bool = True) -> Verdict:
+        return verdict(Build(session, manifest, session.made, watch.queries), declared, built=built)
+
+    return judge_made
 
 
-def verdict(build: Build, declared: Iterable[str]) -> Verdict:
-    """The verdict on a build whose database is closed. ``declared`` are the files whose content counts as known."""
+def verdict(build: Build, declared: Iterable[str], *, built: bool = True) -> Verdict:
+    """The verdict on a build whose database is closed.
+
+    ``declared`` are the absolute paths of the files whose content counts as known. Where nothing is ``built`` yet, the
+    types of its columns are taken to be harmless.
+    """
     try:
-        why = _why_not(build, declared)
+        why = next(chain(reasons_in_code(build), reasons_in_queries(build, declared, built=built)), None)
     except Exception as error:  # noqa: BLE001  (a proof that fails is none, and no reason for a build to fail)
         traceback.print_exc(file=sys.stderr)
         why = f"it cannot be judged: {type(error).__name__}: {error}"
     return {"usable": why is None, "why": why}
 
 
-def _why_not(build: Build, declared: Iterable[str]) -> Optional[str]:
+def reasons_in_code(build: Build) -> Iterator[str]:
+    """The reasons against it, as far as the project, its Jinja and the profile have any; the cheap ones first."""
     built_in = frozenset(get_adapter_package_names("duckdb"))
     macros = Macros(build.manifest.macros.values(), built_in)
-    nodes = list(build.made.values())
-    checks: List[Tuple[str, Any]] = [
-        ("dbt.pre_sql", lambda: _judge_pre_sql(build.session.job.get("pre_sql"))),
-        ("the profile", lambda: _judge_profile(build.session)),
-        ("the project", lambda: _judge_project(build, built_in)),
-        *(("a variable", lambda value=value: _judge_variable(value)) for value in [build.session.job.get("vars")]),
-        *((said(node), lambda node=node: _judge_node(build, node, built_in)) for node in nodes),
-        *((said(node), lambda node=node: macros.judge(judge(node.raw_code, macros))) for node in _written(build)),
-        ("the project", lambda: _judge_naming(macros)),
-        *((path, lambda path=path: _judge_properties(path, macros)) for path in _properties(build)),
-    ]
-    for subject, check in checks:
-        why = _caught(subject, check)
-        if why is not None:
-            return why
-    return _why_not_sql(build, declared)
+    job = build.session.job
+    yield from _against("dbt.pre_sql", lambda: _judge_pre_sql(job.get("pre_sql")))
+    yield from _against("a variable", lambda: _judge_variable(job.get("vars")))
+    yield from _against("the profile", lambda: _judge_profile(build.session))
+    for hook in _run_hooks(build.manifest):
+        yield f"the project has an on-run hook in {hook.package_name}, whose effect is not followed"
+    for macro in _stand_ins(build, built_in):
+        yield f"the project has a macro {macro.name} of its own in the place of dbt's"
+    if build.session.raw_project.get("dispatch"):
+        yield "the project has dispatch, by which its packages may stand in for dbt's own macros"
+    for node in build.made.values():
+        yield from _against(said(node), partial(_judge_node, build, node, built_in))
+    for node in _written(build):
+        yield from _against(said(node), partial(_judge_code, node.raw_code, macros))
+    yield from _against("the project", lambda: macros.judge(_NAMING))
+    for path in _properties(build):
+        yield from _against(path, partial(_judge_properties, path, macros))
 
 
-def _why_not_sql(build: Build, declared: Iterable[str]) -> Optional[str]:
-    made = frozenset((str(node.schema).lower(), str(node.alias).lower()) for node in build.made.values())
-    prover = Prover(build.session.database, declared)
+def reasons_in_queries(build: Build, declared: Iterable[str], *, built: bool) -> Iterator[str]:
+    """The reasons against it in what was sent to the database."""
+    made = frozenset(map(_name, build.made.values()))
+    prover = Prover(build.session.database, declared, typed=built)
     try:
-        why = _caught("the database", prover.own_definitions)
-        if why is not None:
-            return why
+        yield from _against("the database", prover.own_definitions)
         for node in build.made.values():
-            name = (str(node.schema).lower(), str(node.alias).lower())
-            why = _caught(said(node), lambda name=name: prover.relation(name))
-            if why is None and node.resource_type != "seed":
-                why = _caught(said(node), lambda node=node: prover.query(node.compiled_code, made))
-            if why is not None:
-                return why
+            if node.resource_type != "seed" and not node.compiled_code:
+                yield f"{said(node)} cannot be judged before dbt builds: its Jinja asks for what is not there yet"
+            elif node.resource_type != "seed":
+                yield from _against(said(node), partial(prover.query, node.compiled_code, made))
+            yield from _against(said(node), partial(prover.relation, _name(node)))
         for uid, sql in dict.fromkeys(build.queries):
             subject = said(build.manifest.nodes[uid]) if uid in build.manifest.nodes else uid
-            why = _caught(f"{subject} asks the database for what", lambda sql=sql: prover.query(sql, made))
-            if why is not None:
-                return why
+            yield from _against(f"{subject} asks the database for what", partial(prover.query, sql, made))
     finally:
         prover.close()
-    return None
 
 
-def _caught(subject: str, check: Any) -> Optional[str]:
+def _against(subject: str, check: Callable[[], None]) -> Iterator[str]:
     try:
         check()
     except Impure as error:
-        return f"{subject} {error}"
-    return None
+        yield f"{subject} {error}"
+
+
+def _name(node: Any) -> Tuple[str, str]:
+    return str(node.schema).lower(), str(node.alias).lower()
+
+
+def _judge_code(text: str, macros: Macros) -> None:
+    macros.judge(judge(text, macros))
 
 
 def said(node: Any) -> str:
@@ -152,18 +168,21 @@ def _judge_node(build: Build, node: Any, built_in: Collection[str]) -> None:
     for column, kind in dict(config.get("column_types") or {}).items():
         _require_type(column, kind)
     if node.resource_type == "model":
-        _judge_model(build, node, built_in)
+        _judge_model(node)
     elif node.resource_type != "seed":
         raise Impure("is a snapshot, which holds when it was made")
+    project, kind = build.session.project_name, config.materialized
+    found = build.manifest.find_materialization_macro_by_name(project, kind, "duckdb")
+    if found is None or found.package_name not in built_in:
+        raise Impure(f"is materialized as {kind} by a macro that is not dbt's own")
 
 
-def _judge_model(build: Build, node: Any, built_in: Collection[str]) -> None:
+def _judge_model(node: Any) -> None:
     config = node.config
     if str(node.language) != "sql":
         raise Impure("is written in Python, which is not judged")
     materialized = config.materialized
-    found = build.manifest.find_materialization_macro_by_name(build.session.project_name, materialized, "duckdb")
-    if materialized not in _MATERIALIZED or found is None or found.package_name not in built_in:
+    if materialized not in _MATERIALIZED:
         raise Impure(f"is materialized as {materialized}, whose effect is not followed")
     if materialized == "incremental" and config.get("incremental_strategy") not in _STRATEGIES:
         raise Impure(f"is incremental by {config.get('incremental_strategy')}, which may go by the clock")
@@ -195,31 +214,26 @@ def _require_type(column: str, kind: object) -> None:
         raise Impure(f"has {kind} as the type of {column}, which is not understood")
 
 
-def _judge_project(build: Build, built_in: Collection[str]) -> None:
-    """Hooks around a run, and macros that stand in for dbt's own."""
-    for node in build.manifest.nodes.values():
-        if node.resource_type == "operation":
-            raise Impure(f"has an on-run hook in {node.package_name}, whose effect is not followed")
-    if build.session.raw_project.get("dispatch"):
-        raise Impure("has dispatch, by which its packages may stand in for dbt's own macros")
+def _run_hooks(manifest: Any) -> List[Any]:
+    return [node for node in manifest.nodes.values() if node.resource_type == "operation"]
+
+
+def _stand_ins(build: Build, built_in: Collection[str]) -> Iterator[Any]:
+    """Macros of the project that dbt takes for its own. Those of packages it does not, but by ``dispatch``."""
     dbts = {_PREFIX.sub("", each.name) for each in build.manifest.macros.values() if each.package_name in built_in}
     dbts |= {"ref", "source", "config", "var", "env_var"}
     for macro in build.manifest.macros.values():
         name = _PREFIX.sub("", macro.name)
         of_tests = macro.name.startswith("test_")
         if macro.package_name == build.session.project_name and name in dbts - _NAMING and not of_tests:
-            raise Impure(f"has a macro {macro.name} of its own in the place of dbt's")
-
-
-def _judge_naming(macros: Macros) -> None:
-    macros.judge(_NAMING)
+            yield macro
 
 
 def _judge_variable(variables: Any) -> None:
     todo = [variables]
     while todo:
         each = todo.pop()
-        if isinstance(each, str) and ("{{" in each or "{%" in each):
+        if isinstance(each, str) and ("{{" in each.replace(_BRACE, "") or "{%" in each):
             raise Impure("holds Jinja, which is not judged")
         if isinstance(each, dict):
             todo += [*each, *each.values()]

@@ -30,7 +30,7 @@ class QueryWatch:
 
         def sending(connections: Any, sql: str, *arguments: Any, **options: Any) -> Any:
             node = getattr(_state, "node", None)
-            if node is not None:
+            if node is not None and sql != "BEGIN":
                 self.queries.append((node, sql))
             return add_query(connections, sql, *arguments, **options)
 

@@ -27,9 +27,13 @@ _Columns = Dict[str, str]
 
 
 class Prover:
-    """A closed database that a build has made, and the files that count as known."""
+    """A closed database that a build has made, and the files that count as known.
 
-    def __init__(self, database: str, declared: Iterable[str]) -> None:
+    Where it is not ``typed``, nothing is built yet, and columns that it does not have are taken for exact ones.
+    """
+
+    def __init__(self, database: str, declared: Iterable[str], *, typed: bool = True) -> None:
+        self._typed = typed
         self._connection = duckdb.connect(database, read_only=True, config=dict(_CONFIG))
         self._declared = frozenset(os.path.realpath(path) for path in declared)
         self._catalog = str(self._one("SELECT current_database()"))
@@ -67,7 +71,7 @@ class Prover:
             if not _is_glob(file):
                 read.append(self._columns_of(file))
         if found.sums:
-            sql_sums.judge(found, _exact_columns(read))
+            sql_sums.judge(found, _exact_columns(read), others_exact=not self._typed)
 
     def _require_declared(self, file: FileRead) -> None:
         for path in file.paths:
@@ -76,7 +80,9 @@ class Prover:
             matches = [str(row[0]) for row in self._connection.execute("SELECT file FROM glob(?)", [path]).fetchall()]
             for each in matches or [path]:
                 if os.path.realpath(each) not in self._declared:
-                    raise Impure(f"reads {each}, a file that no variable names and templates.inputs does not list")
+                    raise Impure(
+                        f"reads {each}, a file that does not count for the template: list it in templates.inputs"
+                    )
 
     def _columns_of(self, file: FileRead) -> _Columns:
         """The columns that a reader gives, by DuckDB's own judgement of the files."""

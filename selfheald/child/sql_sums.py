@@ -14,14 +14,15 @@ from sql_purity import Findings, Impure, Tree, arguments, types_in
 _TRUTHS = frozenset("COMPARE_IN COMPARE_NOT_IN OPERATOR_NOT OPERATOR_IS_NULL OPERATOR_IS_NOT_NULL".split())
 
 
-def judge(found: Findings, columns: Dict[str, bool]) -> None:
+def judge(found: Findings, columns: Dict[str, bool], *, others_exact: bool = False) -> None:
     """Raise :class:`Impure` for a sum that may be one of floating-point numbers.
 
     ``columns`` are those of all that the query reads, by folded name: True if none of that name holds such numbers.
+    ``others_exact``: there may be others, which are taken to hold none.
     """
     if not found.sums:
         return
-    look = _Look(found, columns)
+    look = _Look(found, columns, others_exact)
     vague = any(each is None or look.inexact(each, set()) for each in found.unnamed)
     for each in found.sums:
         if each.argument is None or vague or look.inexact(each.argument, set()):
@@ -32,9 +33,10 @@ def judge(found: Findings, columns: Dict[str, bool]) -> None:
 
 
 class _Look:
-    def __init__(self, found: Findings, columns: Dict[str, bool]) -> None:
+    def __init__(self, found: Findings, columns: Dict[str, bool], others_exact: bool) -> None:
         self.given = found.given
         self.columns = columns
+        self.others_exact = others_exact
 
     def inexact(self, node: Optional[Tree], seen: Set[str]) -> bool:
         """True if it may be a floating-point number."""
@@ -73,7 +75,7 @@ class _Look:
     def _column(self, name: str, seen: Set[str]) -> bool:
         if name in seen:
             return False  # what it is made of beside itself decides
-        known = name in self.given or name in self.columns
+        known = name in self.given or name in self.columns or self.others_exact
         if not known or not self.columns.get(name, True):
             return True
         return any(self.inexact(each, seen | {name}) for each in self.given.get(name, ()))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from selfheald.config import Config
     from selfheald.inspection import Inspection
     from selfheald.outlook import Outlook
+    from selfheald.plan import Work
 
 #: The documents of ``--json`` while nothing is known.
 _BLANK: dict[str, Any] = {
@@ -49,7 +50,7 @@ _BLANK_DRY_RUN: dict[str, Any] = {
     "nodes": [],
     "vars": {},
     "project": None,
-    "template": {"usable": False, "why": "this version keeps no templates"},
+    "template": {"usable": False, "why": "it could not be looked at"},
 }
 
 
@@ -150,6 +151,8 @@ async def _dry_run(database: Database, config: Config) -> Outlook:
 
     with Progress(f"Checking {database}") as progress:
         found = await inspect_here(database, config, progress)
+        work = work_for(found, config)
+        template = await progress.along(_foretell_template(found, work, config))
     if found.is_new:
         typer.echo(f"There is no database yet: {database} would be made.", err=True)
     elif found.reading.holder is not None:
@@ -160,11 +163,25 @@ async def _dry_run(database: Database, config: Config) -> Outlook:
         database=str(database),
         plan=found.plan,
         missing=found.check.to_make,
-        work=work_for(found, config),
+        work=work,
         variables=found.settings.variables,
         python=found.settings.python,
         target=config.dbt.target,
+        template=template,
     )
+
+
+async def _foretell_template(found: Inspection, work: Work, config: Config) -> dict[str, Any]:
+    """The ``template`` of a dry run: whether a template may be kept of what would be made, and if not, why not."""
+    from selfheald.planner import Planner
+    from selfheald.reuse_outlook import foretell_reuse
+
+    if not found.check.to_make:
+        return {"usable": False, "why": None}
+    if work.inputs:
+        return {"usable": False, "why": "the missing tables are built from others that the database holds"}
+    saved_parse = Planner(config).saved_parse(found.plan)
+    return await foretell_reuse(config, found.settings, work, declared=(), saved_parse=saved_parse)
 
 
 def _print_outlook(outlook: Outlook) -> None:

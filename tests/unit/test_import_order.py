@@ -42,6 +42,7 @@ FLOORS = [
         case
         initialization guarded_reader
         inspection
+        reuse_outlook
         attempt planner quarantine reproduction warm_host
         variables reloading forking
         watch dbt_host staging presence log decision table_checker outlook
