@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from child_process import CHILD
+from child_process import CHILD, run
 from fixtures import reuse_cases as cases
 from fixtures.processes import pinned_python
 
@@ -95,6 +95,26 @@ def test_what_no_query_shows(tmp_path: Path, python: str) -> None:
     project = written(tmp_path / "project", cases.FICKLE)
     found = drive(python, "reasons", job(tmp_path / "job", project, **cases.FICKLE_JOB))
     assert [each for each in cases.FICKLE_REASONS if not any(each in reason for reason in found)] == []
+
+
+def test_the_bundled_project(tmp_path: Path) -> None:
+    """With a census that is declared; and as it is told beforehand, with one that is not."""
+    census = tmp_path / "census.csv"
+    columns = "employee_id,employee_birth_date,employee_hire_date,employee_gross_compensation,level_id"
+    census.write_text(f"{columns}\n1,1980-01-01,2020-01-01,60000,1\n")
+    names = [path.stem for path in (ROOT / "dbt" / "models" / "foundation").glob("*.sql")]
+    more = {
+        "project_dir": str(ROOT / "dbt"),
+        "vars": {"census_parquet_path": str(census)},
+        "seeds": [f"seed.selfheald_foundation.{path.stem}" for path in (ROOT / "dbt" / "seeds").glob("*.csv")],
+        "models": [f"model.selfheald_foundation.{name}" for name in names],
+    }
+    built = run(tmp_path / "built", "build", judge_reuse=True, declared=[str(census)], **more)[-1]
+    assert built["reuse"] == {"usable": True, "why": None}
+    told = run(tmp_path / "told", "judge", declared=[], **more)[-1]["reuse"]
+    assert not told["usable"]
+    assert f"model int_baseline_workforce reads {census}, a file that does not count" in told["why"]
+    assert run(tmp_path / "again", "judge", declared=[str(census)], **more)[-1]["reuse"]["usable"]
 
 
 def wrong(found: dict[str, str | None], expected: dict[str, str | None]) -> dict[str, Any]:
