@@ -38,7 +38,7 @@ _PARTS = {
         "column_type_missing missing_config"
     ),
     "model": _words(
-        "alias columns database description language name original_file_path package_name resource_type schema tags "
+        "alias columns database description language name original_file_path package_name resource_type schema "
         "unique_id"
     ),
     "modules": _words("itertools re"),
@@ -222,6 +222,8 @@ class _Look:
             if isinstance(function, nodes.Getattr) and isinstance(function.node, nodes.Name):
                 if (function.node.name, function.attr) == ("adapter", "dispatch"):
                     self.used.add(_dispatched(call))
+                if function.node.name == "config" and _first_constant(call) in (None, "tags"):
+                    raise Impure("asks for its tags, or for a part of its configuration that it makes up as it runs")
             self.at(function)
         for child in call.iter_child_nodes():
             if child is not function:

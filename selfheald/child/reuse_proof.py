@@ -133,7 +133,9 @@ def reasons_in_queries(build: Build, declared: Iterable[str], *, built: bool) ->
             yield from _against(said(node), partial(prover.relation, _name(node)))
         for uid, sql in dict.fromkeys(build.queries):
             subject = said(build.manifest.nodes[uid]) if uid in build.manifest.nodes else uid
-            yield from _against(f"{subject} asks the database for what", partial(prover.query, sql, made))
+            yield from _against(
+                f"{subject} asks the database for what", partial(prover.query, sql, made, to_jinja=True)
+            )
     finally:
         prover.close()
 

@@ -23,6 +23,8 @@ _OWN_FUNCTIONS = """
 _OWN_TYPES = """
     SELECT type_name FROM duckdb_types() WHERE NOT internal AND database_name = current_database() LIMIT 1
 """
+#: Since 1.1 DuckDB refuses several rows where one value is wanted.
+_TAKES_FIRST = tuple(map(int, str(duckdb.__version__).split(".")[:2])) < (1, 1)
 _Columns = Dict[str, str]
 
 
@@ -57,14 +59,18 @@ class Prover:
         for column, kind in self._relations.get(name, {}).items():
             _require_zoneless(column, kind)
 
-    def query(self, sql: str, made: FrozenSet[Name]) -> None:
-        """Raise :class:`Impure` unless it gives the same rows in every run that has the same relations and files."""
+    def query(self, sql: str, made: FrozenSet[Name], *, to_jinja: bool = False) -> None:
+        """Raise :class:`Impure` unless it gives the same rows in every run that has the same relations and files.
+
+        ``to_jinja``: in the same order too.
+        """
         answer = json.loads(self._one("SELECT json_serialize_sql(?::VARCHAR)", sql))
         if answer.get("error"):
             raise Impure("is no plain SELECT, or one that is not understood")
         if len(answer["statements"]) != 1:
             raise Impure("is several statements")
-        found = examine(answer["statements"][0], made, self._catalog)
+        statement: Tree = answer["statements"][0]
+        found = examine(statement, made, self._catalog, takes_first=_TAKES_FIRST, to_jinja=to_jinja)
         read = [self._relations.get(name, {}) for name in found.relations]
         for file in found.files:
             self._require_declared(file)

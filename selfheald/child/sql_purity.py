@@ -58,14 +58,19 @@ class Findings:
         self.unnamed: List[Optional[Tree]] = []
 
 
-def examine(statement: Tree, relations: Collection[Name], catalog: str) -> Findings:
+def examine(
+    statement: Tree, relations: Collection[Name], catalog: str, *, takes_first: bool, to_jinja: bool
+) -> Findings:
     """Look through a statement's tree. Raises :class:`Impure`.
 
-    ``relations`` are those that this build has made, which alone it may read.
+    ``relations`` are those that this build has made, which alone it may read. ``takes_first``: this DuckDB takes any of
+    the rows of a subquery that stands for one value. ``to_jinja``: the rows go to code that sees their order.
     """
     if statement.get("named_param_map"):
         raise Impure("has a parameter")
-    look = _Look(frozenset(relations), catalog.lower())
+    if to_jinja and not (_is_ordered(statement["node"]) or _is_one_row(statement["node"])):
+        raise Impure("has several rows without an ORDER BY, which come in any order")
+    look = _Look(frozenset(relations), catalog.lower(), takes_first)
     look.query(statement["node"], frozenset())
     return look.found
 
@@ -89,8 +94,9 @@ def constant(expression: Tree) -> Optional[str]:
 
 
 class _Look:
-    def __init__(self, relations: FrozenSet[Name], catalog: str) -> None:
+    def __init__(self, relations: FrozenSet[Name], catalog: str, takes_first: bool) -> None:
         self.relations = relations
+        self.takes_first = takes_first
         self.catalog = catalog
         self.found = Findings()
         self._sorted: Set[int] = set()
@@ -114,7 +120,7 @@ class _Look:
             self.query(node["child"], ctes | {name})
             return
         modifiers = node.get("modifiers") or []
-        ordered = any(each["type"] == "ORDER_MODIFIER" and each["orders"] for each in modifiers)
+        ordered = _is_ordered(node)
         for each in modifiers:
             if each["type"].startswith("LIMIT") and not ordered and constant(each.get("limit") or {}) != "0":
                 raise Impure("has a LIMIT without an ORDER BY, which leaves to chance what rows there are")
@@ -244,6 +250,11 @@ class _Look:
         if names[-1].lower() in words.VEILED:
             raise Impure(f"uses {names[-1]}, which can differ from run to run")
 
+    def _subquery(self, node: Tree) -> None:
+        inner = (node.get("subquery") or {}).get("node") or {}
+        if self.takes_first and node.get("subquery_type") == "SCALAR" and not _is_one_row(inner):
+            raise Impure("has a subquery for a value that may have several rows, of which this DuckDB takes any")
+
     def _cast(self, node: Tree) -> None:
         for name in types_in(node):
             if name not in words.TYPES:
@@ -317,8 +328,39 @@ _JUDGES = {
     "COLUMN_REF": _Look._column,
     "FUNCTION": _Look._function,
     "STAR": _Look._star,
+    "SUBQUERY": _Look._subquery,
     "WINDOW": _Look._window,
 }
+
+
+def _is_ordered(node: Tree) -> bool:
+    return any(each["type"] == "ORDER_MODIFIER" and each["orders"] for each in node.get("modifiers") or ())
+
+
+def _is_one_row(node: Tree) -> bool:
+    """True for one row of constants, or of aggregates over all rows."""
+    if node.get("type") != "SELECT_NODE" or node.get("group_expressions") or node.get("group_sets"):
+        return any(each["type"] == "LIMIT_MODIFIER" and _is_one(each) for each in node.get("modifiers") or ())
+    if node["from_table"]["type"] == "EMPTY":
+        return not any(_holds(each, ("unnest", "generate_subscripts")) for each in node["select_list"])
+    limited = any(each["type"] == "LIMIT_MODIFIER" and _is_one(each) for each in node.get("modifiers") or ())
+    aggregates = words.AGGREGATES | words.SUMS | words.IN_ORDER
+    return limited or any(
+        str(each.get("function_name")).lower() in aggregates and each["class"] == "FUNCTION"
+        for each in node["select_list"]
+    )
+
+
+def _is_one(limit: Tree) -> bool:
+    return constant(limit.get("limit") or {}) == "1"
+
+
+def _holds(value: Any, functions: Sequence[str]) -> bool:
+    if isinstance(value, list):
+        return any(_holds(each, functions) for each in value)
+    if isinstance(value, dict):
+        return str(value.get("function_name")).lower() in functions or any(_holds(v, functions) for v in value.values())
+    return False
 
 
 def types_in(cast: Tree) -> Iterator[str]:
