@@ -55,7 +55,8 @@ _KEPT_OUT = _FICKLE | _words(
     sql_now source_node store_raw_result store_result submit_python_job try_or_compiler_error selected_resources write
     """
 )
-_FILTERS_KEPT_OUT = frozenset({"random"})
+#: What ``pprint`` shows of an object can be its address.
+_FILTERS_KEPT_OUT = frozenset({"random", "pprint"})
 _KNOWN_FILTERS = frozenset(get_environment(None, capture_macros=False).filters) - _FILTERS_KEPT_OUT
 _LEAVE_OUT = (nodes.Import, nodes.FromImport, nodes.Include, nodes.Extends)
 #: How the environment variables are found whose values count: in the text, as it is in the file.
