@@ -57,7 +57,8 @@ def measure(folder: Path, counts: Sequence[int], *, changes: int, idle_seconds: 
         databases = plant(root, count, model)
         with Daemon(root, folder / f"daemon-{count}", environment) as daemon:
             daemon.until_calm()
-            figures[f"{count}"] = of_this_many = {"first_start_seconds": round(daemon.ready_after, 3)}
+            of_this_many: dict[str, Any] = {"first_start_seconds": round(daemon.ready_after, 3)}
+        figures[f"{count}"] = of_this_many
         starts, scans, start_cpu, scan_cpu = [], [], [], []
         for _ in range(3):
             before = time.process_time()

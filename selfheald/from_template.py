@@ -29,6 +29,7 @@ from selfheald.inspection import Inspection, Tools
 from selfheald.locks import DatabaseLock
 from selfheald.plan import Plan, Work
 from selfheald.planner import Settings
+from selfheald.reuse_outlook import foretell_reuse
 from selfheald.staging import Staging
 from selfheald.template_key import TemplateKey, UnkeyedError, template_key
 from selfheald.templates import Entry, StoreError, TemplateStore
@@ -294,31 +295,33 @@ class Prospect:
         return {"usable": self.usable, "why": self.why}
 
 
-async def foresee(
-    tools: Tools, database: Database, found: Inspection, work: Work, verdict: Mapping[str, Any] | None = None
-) -> Prospect:
-    """Whether a template would be used, and if not, why not. Changes nothing.
+async def foresee(tools: Tools, database: Database, found: Inspection, work: Work) -> Prospect:
+    """Whether a template would be used, and if not, why not, and whether one would be left. Changes nothing.
 
-    ``verdict`` is what the proof says of the models (``usable`` and ``why``), where it is known without building.
+    Where there is none yet and only a proof could let one be kept, dbt is asked for the SQL, which takes it seconds.
     """
-    never = why_never(tools.config, found, work)
+    config = tools.config
+    never = why_never(config, found, work)
     if never is not None:
         return Prospect(False, never)
     try:
-        make = partial(template_key, tools.config, database, found.plan, found.settings, tools.digests)
-        key = await run_in_thread(make)
-        entry = await run_in_thread(partial(store_of(tools.config).find, key.text))
+        key = await run_in_thread(partial(template_key, config, database, found.plan, found.settings, tools.digests))
+        entry = await run_in_thread(partial(store_of(config).find, key.text))
     except (UnkeyedError, StoreError) as error:
         return Prospect(False, str(error))
-    if entry is not None and not _is_for_another_mode(entry, tools.config):
-        refusal = _refusal(entry, tools.config)
+    if entry is not None and not _is_for_another_mode(entry, config):
+        refusal = _refusal(entry, config)
         return Prospect(refusal is None, refusal or f"there is one of {entry.created_at}")
-    if tools.config.templates.mode == "auto" and verdict is not None and not verdict.get("usable"):
-        return Prospect(False, str(verdict.get("why")))
     if not found.is_new:
         return Prospect(False, "there is none yet, and one is kept only of a database that is made anew")
-    unsure = "" if tools.config.templates.mode == "on" or verdict is not None else ", if its models allow it"
-    return Prospect(False, f"there is none yet; this initialization would leave one{unsure}")
+    if config.templates.mode == "auto":
+        saved = tools.planner.saved_parse(found.plan)
+        verdict = await foretell_reuse(
+            config, found.settings, work, declared=key.files, saved_parse=saved, start=tools.start
+        )
+        if not verdict["usable"]:
+            return Prospect(False, str(verdict["why"]))
+    return Prospect(False, "there is none yet; this initialization would leave one")
 
 
 def why_never(config: Config, found: Inspection, work: Work) -> str | None:

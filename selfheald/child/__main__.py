@@ -36,6 +36,7 @@ Job = Dict[str, Any]
 JOBS: Dict[str, Tuple[str, str]] = {
     "plan": ("dbt_job", "plan"),
     "build": ("dbt_job", "build"),
+    "judge": ("dbt_job", "judge"),
     "publish": ("publish_job", "publish"),
     "place": ("placing.place_job", "place"),
     "interpreter": ("interpreter_job", "interpreter"),

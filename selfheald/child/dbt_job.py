@@ -12,12 +12,13 @@ import duckdb
 
 import shortcuts
 from dbt_errors import missing_seed, selection_error
-from dbt_run import Step, run_steps, runs_as_one
+from dbt_run import Step, run_steps, runs_as_one, tagged
 from dbt_session import Session, versions
 from dbt_words import as_said
 from inputs import note
 from manifest_reader import KINDS, describe
 from protocol import Emit, JobError
+from reuse_proof import judge_reuse
 
 _BUILD = ["build", "--resource-type", "model", "--resource-type", "snapshot"]
 #: One of the project's YAML selectors, which dbt knows by an option of its own, and not in the midst of a selection.
@@ -53,7 +54,11 @@ def plan(job: Dict[str, Any], emit: Emit) -> Dict[str, Any]:
 
 
 def build(job: Dict[str, Any], emit: Emit) -> Dict[str, Any]:
-    """Make exactly the listed seeds and models in the staging file, and leave it closed and whole."""
+    """Make exactly the listed seeds and models in the staging file, and leave it closed and whole.
+
+    With ``judge_reuse`` the answer's ``reuse`` says whether others may be given them, where the content of the
+    ``declared`` files counts as known.
+    """
     session = Session(job, emit)
     manifest = session.parse()
     steps = [
@@ -63,6 +68,7 @@ def build(job: Dict[str, Any], emit: Emit) -> Dict[str, Any]:
     steps = [step for step in steps if step.wanted]
     ordered = shortcuts.link_only([list(step.wanted) for step in steps])
     inputs = note(session.database, job.get("inputs") or [])
+    judge = judge_reuse(session, manifest) if job.get("judge_reuse") else None
     _prepare_database(session.database, job.get("storage_version"), job.get("pre_sql"))
     built: List[str] = []
     try:
@@ -73,7 +79,32 @@ def build(job: Dict[str, Any], emit: Emit) -> Dict[str, Any]:
                 built += run_steps(session, manifest, step.command, [step])
     finally:
         session.close()
-    return {"built": built, "inputs": inputs, "versions": versions(), "warnings": session.warnings}
+    reuse = None if judge is None else judge(job.get("declared") or [])
+    return {"built": built, "inputs": inputs, "versions": versions(), "warnings": session.warnings, "reuse": reuse}
+
+
+def judge(job: Dict[str, Any], emit: Emit) -> Dict[str, Any]:
+    """What ``build`` would say of ``reuse``, as far as that can be told without building.
+
+    dbt writes the SQL of the listed nodes, with a database in which none of their tables is. What only these show (the
+    types of their columns, the answers that Jinja gets from them) is taken to be harmless, or to be told later.
+    """
+    session = Session(job, emit)
+    manifest = session.parse()
+    seeds, models = (_wanted(session, manifest, job.get(kind) or []) for kind in ("seeds", "models"))
+    judge_built = judge_reuse(session, manifest)
+    _prepare_database(session.database, job.get("storage_version"), job.get("pre_sql"))
+    duckdb.connect(session.database).close()
+    selection = ["--indirect-selection", "empty", "--select", tagged(models.values())]
+    try:
+        outcome = session.invoke("compile", selection) if models else None
+    finally:
+        session.close()
+    results = [] if outcome is None else getattr(outcome.result, "results", None) or []
+    compiled = {result.node.unique_id: result.node for result in results if str(result.status) == "success"}
+    compiled = {uid: node for uid, node in compiled.items() if uid in models}
+    session.made.update({**seeds, **models, **compiled})
+    return {"reuse": judge_built(job.get("declared") or [], built=False)}
 
 
 def _selected(session: Session, select: List[str]) -> List[str]:

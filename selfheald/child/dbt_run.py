@@ -6,7 +6,7 @@ import re
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, Iterable, List
 
 from dbt_errors import build_error
 from dbt_session import Session
@@ -49,19 +49,15 @@ def runs_as_one(manifest: Any) -> bool:
 def run_steps(session: Session, manifest: Any, command: List[str], steps: List[Step]) -> List[str]:
     """Let dbt make what these steps want by one ``command``, and nothing else; what it has made, by unique id."""
     wanted = {uid: node for step in steps for uid, node in step.wanted.items()}
-    # A tag of its own selects these very nodes: names and paths can be ambiguous, prefixes of one another,
-    # or hold characters that dbt's selection gives a meaning to.
-    tag = f"selfheald_{uuid.uuid4().hex}"
-    for node in wanted.values():
-        node.tags.append(tag)
     progress = _Progress(session, steps)
     session.on_node = progress.on_node
-    outcome = session.invoke(command[0], [*command[1:], "--select", f"tag:{tag}"])
+    outcome = session.invoke(command[0], [*command[1:], "--select", tagged(wanted.values())])
     results = getattr(outcome.result, "results", None) or []
     paths = {uid: source_file(manifest, node) or "" for uid, node in wanted.items()}
     error = build_error(results, outcome.exception, paths, session.project_dir, Path(session.job["log_dir"]))
     nodes = (getattr(result, "node", None) for result in results if str(result.status) == "success")
-    made = {node.unique_id for node in nodes if node is not None and node.resource_type in KINDS}
+    compiled = {node.unique_id: node for node in nodes if node is not None and node.resource_type in KINDS}
+    made = set(compiled)
     if error is not None:
         step = progress.step
         left = [node for uid, node in step.wanted.items() if uid not in made]
@@ -72,8 +68,21 @@ def run_steps(session: Session, manifest: Any, command: List[str], steps: List[S
         extra = ", ".join(sorted(made - set(wanted))) or "nothing"
         message = f"dbt ended without an error, but did not make {missing}, and made {extra} beside"
         raise JobError("dbt_failed", message)
+    session.made.update(compiled)
     progress.complete()
     return sorted(made)
+
+
+def tagged(nodes: Iterable[Any]) -> str:
+    """A selection of these very nodes, by a tag of their own.
+
+    Names and paths can be ambiguous, prefixes of one another, or hold characters that dbt's selection gives a meaning
+    to.
+    """
+    tag = f"selfheald_{uuid.uuid4().hex}"
+    for node in nodes:
+        node.tags.append(tag)
+    return f"tag:{tag}"
 
 
 class _Progress:

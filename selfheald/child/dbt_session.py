@@ -62,6 +62,8 @@ class Session:
         self.warnings: List[str] = []
         #: Called with the unique id and the status of each node that begins or ends, before that is told.
         self.on_node: Callable[[str, str], None] = lambda uid, status: None
+        #: The nodes that dbt has made relations of, as it has compiled them.
+        self.made: Dict[str, Any] = {}
         self._seen: Set[str] = set()
         self._unset: List[str] = []
         self.raw_project = self._read_project()
@@ -191,6 +193,7 @@ class Session:
             place = "a remote server" if credentials.path == self.database else repr(credentials.path)
             message = f"the profile writes to {place}, whatever DATABASE_PATH says"
             raise JobError("profile_invalid", message, path=file)
+        self.credentials = credentials
         return str(credentials.database)
 
     @property

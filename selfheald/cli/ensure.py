@@ -167,7 +167,7 @@ async def _dry_run(database: Database, config: Config) -> Outlook:
         tools = tools_here(config, progress)
         found = await inspect_with(tools, database, progress)
         work = work_for(found, config)
-        template = await foresee(tools, database, found, work)
+        template = await progress.along(foresee(tools, database, found, work))
     if found.is_new:
         typer.echo(f"There is no database yet: {database} would be made.", err=True)
     elif found.reading.holder is not None:

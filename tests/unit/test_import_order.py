@@ -48,6 +48,7 @@ FLOORS = [
         initialization guarded_reader
         from_template
         inspection
+        reuse_outlook
         template_key
         attempt planner templates quarantine reproduction warm_host
         observer
