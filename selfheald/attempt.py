@@ -41,6 +41,7 @@ class Attempt:
     missing: list[str] = field(default_factory=list)
     created: list[str] = field(default_factory=list)
     nodes: NodeTimes = field(default_factory=NodeTimes)
+    origin: str | None = None
     hurried: bool = False
     shown_at: float = float("-inf")
 
@@ -237,7 +238,7 @@ class Attempt:
 
     def _record(self, result: InitializationResult) -> None:
         """The history is a memory: a database is no less ready where there is no room for it."""
-        entry = {**result.as_dict(), "trigger": self.trigger, "nodes": self.nodes.as_dict()}
+        entry = {**result.as_dict(), "trigger": self.trigger, "origin": self.origin, "nodes": self.nodes.as_dict()}
         try:
             append_history(self.database, entry, self.history_keep)
         except InitializationError as unwritten:

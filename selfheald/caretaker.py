@@ -210,7 +210,7 @@ class Caretaker:
 
     def _new_tools(self) -> Tools:
         planner = Planner(self.config, announce=_announce, start=self._start)
-        return Tools(self.config, planner, self._reader.read, self._start)
+        return Tools(self.config, planner, self._reader.read, self._start, figures=self._figures)
 
     def _is_known(self, case: Case) -> bool:
         return self._cases.get(case.database.path) is case

@@ -24,6 +24,7 @@ from selfheald.child.placing.place_job import place
 from selfheald.child.placing.refusals import JobError
 from selfheald.config import Config
 from selfheald.errors import InitializationError, from_os_error
+from selfheald.figures import TemplateEvent
 from selfheald.file_copy import StoppedError
 from selfheald.inspection import Inspection, Tools
 from selfheald.locks import DatabaseLock
@@ -58,7 +59,7 @@ class Reuse:
         self._tools = tools
         self._database = database
         self._attempt = attempt
-        self._store = store_of(tools.config)
+        self._store = store_of(tools.config, tools.figures.template)
         self._key: TemplateKey | None = None
         self._entry: Entry | None = None
         self._lock: DatabaseLock | None = None
@@ -86,8 +87,10 @@ class Reuse:
         try:
             self._key = await self._key_of(found.plan, found.settings)
             self._entry = await self._find()
-            if self._entry is None and found.is_new:
-                await self._await_turn()
+            if self._entry is None:
+                self._tools.figures.template("miss")
+                if found.is_new:
+                    await self._await_turn()
         except UnkeyedError as error:
             self._attempt.log("template_unusable", f"no template: {error}", level="DEBUG")
         except (StoreError, OSError, InitializationError) as error:
@@ -129,6 +132,7 @@ class Reuse:
             if await self._is_whole(found, staging, entry):
                 self._attempt.end("verify")
                 self.origin = "template"
+                self._tools.figures.template("hit")
                 self._attempt.log("template_used", f"made from a template of {entry.created_at}, without dbt")
                 return True
         except OSError as error:
@@ -211,6 +215,8 @@ class Reuse:
                 versions=plan.versions,
             )
             kept = await _with_own(self._copy, keep)
+            if kept:
+                self._tools.figures.template("built")
             message = "kept as a template" if kept else "there is no room for a template"
             self._attempt.log("template_kept" if kept else "template_not_kept", message)
         except (UnkeyedError, StoreError, OSError, InitializationError) as error:
@@ -335,9 +341,10 @@ def why_never(config: Config, found: Inspection, work: Work) -> str | None:
     return None
 
 
-def store_of(config: Config) -> TemplateStore:
-    """The store that the configuration names."""
-    return TemplateStore(config.templates.dir, config.templates.max_bytes, config.limits.min_free_bytes)
+def store_of(config: Config, count: Callable[[TemplateEvent], None] = lambda event: None) -> TemplateStore:
+    """The store that the configuration names, whose events are counted."""
+    templates = config.templates
+    return TemplateStore(templates.dir, templates.max_bytes, config.limits.min_free_bytes, count=count)
 
 
 def _refusal(entry: Entry, config: Config) -> str | None:

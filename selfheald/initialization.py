@@ -417,6 +417,7 @@ class _Initialization:
             if found.reading.certain:
                 if result is None:
                     attempt.created = [name for name in attempt.missing if name not in missing]
+                    attempt.origin = self.reuse.origin
                     # The marker comes last: whoever sees it finds the status complete.
                     result = attempt.completed("initialized")
                     if self.reuse.origin == "dbt":

@@ -10,6 +10,7 @@ from pathlib import Path
 from selfheald.client import valid_marker
 from selfheald.config import Config
 from selfheald.dbt_host import Starter, start_child
+from selfheald.figures import Figures
 from selfheald.initialization_state import InitializationState, iso_time
 from selfheald.marker import Status, outlived_a_tick, read_status, write_marker
 from selfheald.plan import Plan, Work, find_work
@@ -27,6 +28,7 @@ class Tools:
 
     ``apart`` says that this process may itself have databases open, so that no file of one is opened here.
     ``templates_read`` are the templates, by key and digest, of which a copy was read: another one holds the same.
+    ``figures`` count what becomes of templates.
     """
 
     config: Config
@@ -36,6 +38,7 @@ class Tools:
     apart: bool = False
     digests: FileDigests = field(default_factory=FileDigests)
     templates_read: set[tuple[str, str]] = field(default_factory=set)
+    figures: Figures = field(default_factory=Figures)
 
 
 @dataclass(frozen=True, slots=True)

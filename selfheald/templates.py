@@ -15,7 +15,7 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from threading import Event
 from typing import Any
 
 from selfheald.client import OPEN_SAFELY
+from selfheald.figures import TemplateEvent
 from selfheald.file_copy import copy_content, digest_of
 from selfheald.initialization_state import iso_time
 from selfheald.locks import DatabaseLock
@@ -66,11 +67,19 @@ class Entry:
 class TemplateStore:
     """The templates in a folder, which is made when the first one is kept. Nothing here needs a database's lock."""
 
-    def __init__(self, folder: Path, max_bytes: int, min_free_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        max_bytes: int,
+        min_free_bytes: int = 0,
+        *,
+        count: Callable[[TemplateEvent], None] = lambda event: None,
+    ) -> None:
         # The platform's cache folder may itself be a link, as a service's is; from here on none is followed.
         self.folder = Path(os.path.realpath(folder.parent)) / folder.name
         self.max_bytes = max_bytes
         self.min_free_bytes = min_free_bytes
+        self._count = count
 
     def lock(self, key: str) -> DatabaseLock:
         """Who makes the template of this key holds this lock, so that others can wait for it.
@@ -200,11 +209,13 @@ class TemplateStore:
                 return
             if _take_away(store, name):
                 total, number = total - bytes_, number - 1
+                self._count("evicted")
                 event_log("template_evicted", f"the template {name[:12]} made way for others", "DEBUG")
 
     def _remove_damaged(self, store: int, key: str, why: str) -> None:
         removed = _take_away(store, key)
         what = "removed" if removed else "passed over"
+        self._count("damaged")
         event_log("template_damaged", f"the template {key[:12]} was {what}: {why}", "WARNING")
 
 

@@ -30,10 +30,13 @@ from processes import (
     wait_until_marked,
 )
 from projects import NOTES, OWN_TABLES, copy_project, own_database, staging_left, tables
+from test_metrics import Port
 
 from selfheald import AutoInitializer, templates
 from selfheald.client import drop_request, valid_marker
 from selfheald.config import load_config
+from selfheald.marker import read_history
+from selfheald.workspace import Database
 
 MANY = 30
 MODEL = "select '{{ var('place') }}' as place, count(*) as people from read_csv('{{ var('census') }}', header = true)"
@@ -251,7 +254,7 @@ def test_many_at_once_need_dbt_once(site: Site, tmp_path: Path) -> None:
     shutil.rmtree(site.store)
     root = tmp_path / "root"
     root.mkdir()
-    with site.selfheald.daemon(root) as daemon:
+    with site.selfheald.daemon(root, METRICS__LISTEN="127.0.0.1:0") as daemon:
         databases = [root / f"w{number:02}" / NAME for number in range(MANY)]
         for database in databases:
             database.parent.mkdir()
@@ -266,6 +269,10 @@ def test_many_at_once_need_dbt_once(site: Site, tmp_path: Path) -> None:
         later.touch()
         wait_until_marked(later)
         assert origin(later) == "template"
+        counted = Port(daemon).figures()
+        names = ("hits", "misses", "builds", "evictions")
+        assert [counted[f"selfheald_template_{name}_total",] for name in names] == [MANY, 1, 1, 0]
+        assert read_history(Database(later))[-1]["origin"] == "template"
     expected = digests(site.first)
     assert all(digests(database) == expected for database in databases)
     logs = [database for database in databases if list((database.parent / ".selfheald" / "logs").glob("*"))]

@@ -16,6 +16,7 @@ import pytest
 from fixtures.processes import NOBODY, ROOT
 
 from selfheald import file_copy, templates
+from selfheald.figures import TemplateEvent
 from selfheald.templates import Entry, StoreError, TemplateStore
 
 CONTENT = b"a finished database" * 1000
@@ -26,9 +27,12 @@ def key(letter: str) -> str:
     return letter * 64
 
 
+COUNTED: list[TemplateEvent] = []
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> TemplateStore:
-    return TemplateStore(tmp_path / "cache" / "templates", 3 * SIZE)
+    return TemplateStore(tmp_path / "cache" / "templates", 3 * SIZE, count=COUNTED.append)
 
 
 @pytest.fixture
@@ -93,8 +97,10 @@ def test_a_refusal_is_found_too_and_gives_way_to_a_template(store: TemplateStore
 def test_the_least_recently_used_make_way(store: TemplateStore, source: int, tmp_path: Path) -> None:
     entries = {letter: keep(store, source, letter, used_at=1000 + n) for n, letter in enumerate("abc")}
     copied(store, entries["a"], tmp_path / "staging")
+    COUNTED.clear()
     keep(store, source, "d")
     assert names(store) == {"a", "c", "d"}
+    assert COUNTED == ["evicted"]
     assert copied(store, entries["a"], tmp_path / "again") == CONTENT
 
 
@@ -208,12 +214,14 @@ def test_what_is_not_as_it_was_is_not_used_but_removed(
 ) -> None:
     keep(store, source, "a")
     damage(store.folder / key("a"))
+    COUNTED.clear()
     entry = store.find(key("a"))
     if entry is not None:  # what only its content tells
         with pytest.raises(StoreError, match="damaged"):
             copied(store, entry, tmp_path / "staging")
         assert list((tmp_path / "staging").iterdir()) == []
     assert names(store) <= {"locks"}
+    assert COUNTED == ["damaged"]
     elsewhere = store.folder.parent / "elsewhere"
     assert not elsewhere.exists() or elsewhere.is_dir() or elsewhere.read_bytes() == CONTENT
     again = keep(store, source, "a")
