@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from selfheald.initialization_state import seconds_of
 from selfheald.overview import Entry, Overview, Places, read_entry
 from selfheald.sight import Facts, facts, sight
 from selfheald.standing import Standing
@@ -79,11 +80,12 @@ class News:
 
 
 class Observer:
-    """Looks at the databases of some places. ``clock`` is monotonic."""
+    """Looks at the databases of some places. ``clock`` is monotonic, ``since`` in seconds since the epoch."""
 
-    def __init__(self, places: Places, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, places: Places, clock: Callable[[], float] = time.monotonic, since: float | None = None) -> None:
         self._places = places
         self._clock = clock
+        self._since = time.time() if since is None else since
         self._entries: dict[Database, Entry] = {}
         self._seen: dict[Database, Seen] = {}
         self._standing: dict[Standing, set[Database]] = {standing: set() for standing in Standing}
@@ -148,6 +150,8 @@ class Observer:
             if before is not None:
                 self._count(before, self._seen[database], entry, seen)
                 self._forget(database)
+            elif (seconds_of((entry.status or {}).get("completed_at")) or 0.0) > self._since:
+                self._count(Entry(database, "absent", None), seen, entry, seen)
             if not entry.is_there and database not in self._places.files:
                 if before is not None:
                     news.gone.append(database)

@@ -30,10 +30,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def environment(tmp_path_factory: pytest.TempPathFactory, census: Path) -> dict[str, str]:
     """An environment in which nothing points out of the tests' own folder, and databases are made with a census."""
     home = tmp_path_factory.mktemp("home")
+    theirs = ("DATABASE_PATH", "NO_COLOR", "TERM", "COLUMNS", "LINES")  # readline sets the last two, wherever it is
     inherited = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("SELFHEALD_", "XDG_", "DBT_")) and name not in ("DATABASE_PATH", "NO_COLOR", "TERM")
+        if not name.startswith(("SELFHEALD_", "XDG_", "DBT_")) and name not in theirs
     }
     return inherited | {
         "HOME": str(home),

@@ -61,6 +61,8 @@ class TestSomebodyHasItOpen:
             with selfheald.started("wait", database, "--timeout", "30") as simulator:
                 busy = f"busy: PID {notebook.pid} ("
                 wait_for(lambda: busy in simulator.stderr, what=lambda: simulator.stderr)
+                # What is being written while it is looked at is looked at again before it is told what it lacks.
+                wait_for(lambda: status(database).get("missing_tables_found"), what=lambda: status(database))
                 told = explained(selfheald, database)
                 assert told.why.startswith(f"not ready: {busy}")
                 assert told.why.endswith(f") has it open for {doing}")

@@ -88,7 +88,7 @@ def test_on_a_narrow_terminal(selfheald: Selfheald, tried_twice: Database) -> No
         assert screen.wait() == 0
     drawn = [line for line in plain(screen.text).splitlines() if "█" in line or "▒" in line]
     assert len(drawn) > 5
-    assert all(len(line) <= 40 for line in drawn)
+    assert all(len(line) <= 40 for line in drawn), drawn
 
 
 def test_the_latest_alone(selfheald: Selfheald, tried_twice: Database) -> None:

@@ -103,6 +103,7 @@ def test_it_is_fed_while_it_builds_and_while_it_stops(selfheald: Selfheald, root
         with under(manager, selfheald).daemon(root, **settings) as daemon:
             (root / NAME).touch()
             wait_for(lambda: status(root / NAME).get("state") == "in_progress")
+            wait_for(lambda: manager.said("WATCHDOG=1"))
             _fed_throughout(manager, daemon, 2 * PERIOD)
             assert daemon.process is not None
             daemon.process.send_signal(signal.SIGTERM)

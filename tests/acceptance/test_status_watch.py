@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from fixtures.waiting import wait_for
-from processes import NAME, OWN_PROJECT, Daemon, Record, Running, Selfheald, command, wait_until_marked
+from processes import NAME, OWN_PROJECT, Daemon, Record, Running, Selfheald, command, holding, wait_until_marked
 from projects import own_database
 from rich.cells import cell_len
 from terminals import ESCAPE, Screen, plain, terminal
@@ -119,14 +119,20 @@ class TestLive:
 
 
 class TestLines:
-    def test_a_line_for_each_change(self, selfheald: Selfheald, watched: Daemon, shared_root: Path) -> None:
+    def test_a_line_for_each_change(
+        self, selfheald: Selfheald, watched: Daemon, shared_root: Path, tmp_path: Path
+    ) -> None:
         root = shared_root / "lines"
         wait_until_marked(own_database(root / "alpha"))
         bad = broken(root / "beta")
         wait_for(lambda: status_path(bad).exists())
         with selfheald.started("status", root, "--watch") as process:
             wait_for(lambda: "1 ready, 1 failed" in process.stdout, what=lambda: process.stdout + process.stderr)
-            made = own_database(root / "gamma")
+            outside = own_database(tmp_path / "gamma")
+            with holding(outside) as notebook:
+                made = outside.parent.rename(root / "gamma") / NAME
+                wait_for(lambda: f"\tbusy\t{made}" in process.stdout, what=lambda: process.stdout)
+                notebook.close()
             wait_for(lambda: f"\tready\t{made}" in process.stdout, what=lambda: process.stdout)
             made.with_name(f"{NAME}.ready").unlink()
             (bad.parent / ".selfheald" / f"{NAME}.status").unlink()
@@ -140,7 +146,7 @@ class TestLines:
         assert lines[0][1].startswith(f"Daemon PID {watched.pid} ")
         assert lines[1][1:3] == ["failed", str(bad)]
         assert lines[2][1] == "1 ready, 1 failed"
-        assert {line[1] for line in lines if line[2:3] == [str(made)]} >= {"building", "ready"}
+        assert {line[1] for line in lines if line[2:3] == [str(made)]} >= {"busy", "building", "ready"}
         said = [line[1:] for line in lines if line[2:3] == [str(made)]]
         assert all(one != other for one, other in pairwise(said)), said
 

@@ -164,6 +164,16 @@ def test_rates(root: Path, clock: Clock) -> None:
     assert found.initializations.count(clock()) == 0
 
 
+def test_what_was_made_between_two_looks_counts(root: Path, clock: Clock) -> None:
+    database(root, "a", state="completed", attempt_id="1", completed_at="2026-01-01T00:00:00.000Z")
+    found = observer(root, clock)
+    found.look()
+    database(root, "b", state="completed", attempt_id="2", completed_at="2100-01-01T00:00:00.000Z")
+    database(root, "c", state="completed", attempt_id="3", completed_at="2026-01-01T00:00:00.000Z")  # moved in
+    later(found, clock, 30)
+    assert found.initializations.count(clock()) == 1
+
+
 def test_has_ended() -> None:
     building, failed = {"state": "in_progress", "attempt_id": "1"}, {"state": "failed", "attempt_id": "1"}
     assert has_ended(building, failed)

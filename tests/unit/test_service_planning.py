@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from selfheald.config import load_config, warnings
 from selfheald.errors import InitializationError
 from selfheald.service import planning
 from selfheald.service.installing import Standing
@@ -93,13 +92,6 @@ def test_settings_of_this_shell_are_not_the_service_s(tmp_path: Path) -> None:
     assert order.grace == 20.0
     told = unheard({**environ, "SELFHEALD_CONFIG": "/x", "SELFHEALD_MINE": "1", "PATH": "/bin"})
     assert [line.split()[0] for line in told] == sorted(environ)
-
-
-def test_a_folder_that_the_service_manager_made_is_nothing_to_warn_of(tmp_path: Path) -> None:
-    cache = {"CACHE_DIRECTORY": str(tmp_path)}
-    assert [each for each in warnings(load_config(environ=cache)) if each.startswith("templates")] == []
-    mine = cache | {"SELFHEALD_TEMPLATES__DIR": "/x"}
-    assert [each for each in warnings(load_config(environ=mine)) if each.startswith("templates")] != []
 
 
 def test_what_is_wrong_is_refused(tmp_path: Path) -> None:
