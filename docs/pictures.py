@@ -54,6 +54,8 @@ BUILDING_SECONDS = 60.0
 LIVE: Mapping[str, Sequence[str]] = {"watch": ["status", f"{HOME}/workspaces", "--watch"]}
 #: Lines of that program's terminal.
 LIVE_LINES = 12
+#: For `dbt.pre_sql`: some seconds, in which a picture can be made of what is being built.
+SLOW = "create table slow as select sum(a.range * b.range % 7) as n from range(25000) as a, range(25000) as b"
 #: What holds a database, as notebooks do.
 NOTEBOOK = """
 import sys, duckdb
@@ -82,12 +84,14 @@ def main() -> None:
                 for name, words in PICTURES.items():
                     real = [word.replace(HOME, str(home)) for word in words]
                     _draw(name, words, _anonymous(_printed(_command(home, *real), home, environ), home))
-                _draw_live(home, environ)
+        slow = environ | {"SELFHEALD_TEMPLATES__MODE": "off", "SELFHEALD_DBT__PRE_SQL": SLOW}
+        with _daemon(home, slow):
+            _draw_live(home, slow)
         for workspace in ("epsilon", "zeta", "eta"):
             (home / "workspaces" / workspace).mkdir()
             (home / "workspaces" / workspace / "simulation.duckdb").touch()
         port = _free_port()
-        with _daemon(home, environ | {"SELFHEALD_METRICS__LISTEN": f"127.0.0.1:{port}"}):
+        with _daemon(home, slow | {"SELFHEALD_METRICS__LISTEN": f"127.0.0.1:{port}"}):
             _photograph(_anonymous(_page(port), home), home)
 
 
@@ -194,7 +198,7 @@ def _free_port() -> int:
 def _page(port: int) -> str:
     """The status page while a database is being built."""
     end, page = time.monotonic() + BUILDING_SECONDS, ""
-    while not re.search('<progress value="[1-9]', page):
+    while not re.search('<progress value="', page):
         if time.monotonic() > end:
             raise SystemExit(f"nothing is being built: {page}")
         time.sleep(0.1)
