@@ -28,7 +28,7 @@ QUICK: dict[str, object] = {
 ROUNDS = scaled(1, 4)
 #: Seconds for which a daemon is looked at while a fault lasts, and what it may do in one of them: of processor time,
 #: and lines in its log, where it scans each second and tells all.
-LOOK_SECONDS, CALM_SECONDS, CALM_LINES = 1.5, 0.5, 15
+LOOK_SECONDS, CALM_SECONDS, CALM_LINES = 3.0, 0.5, 15
 
 
 @dataclass
