@@ -86,6 +86,7 @@ def _daemon(folder: Path, root: Path, census: Path) -> Iterator[None]:
     environment = child_environment(
         {
             "SELFHEALD_STATE_DIR": str(folder / "state"),
+            "SELFHEALD_TEMPLATES__DIR": str(folder / "templates"),
             "SELFHEALD_LOG__FILE": str(folder / "selfheald.log"),
             "SELFHEALD_METRICS__LISTEN": "",  # that port is for the daemon that stays
             "SELFHEALD_DBT__VARS": json.dumps({"census_parquet_path": str(census)}),

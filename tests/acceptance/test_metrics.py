@@ -323,9 +323,12 @@ def test_a_port_that_is_taken_ends_the_start(selfheald: Selfheald, root: Path) -
     assert "Set metrics.listen to an address of this machine" in done.stderr
 
 
-def test_the_demonstration_leaves_the_port_to_the_daemon_that_stays(selfheald: Selfheald) -> None:
+def test_the_demonstration_leaves_port_and_templates_to_the_daemon_that_stays(selfheald: Selfheald) -> None:
+    templates = selfheald.folder / "templates"
+    own = {"TEMPLATES__MODE": "on", "TEMPLATES__DIR": str(templates)}
     with socket.create_server(("127.0.0.1", 0)) as other:
-        selfheald.ok("demo", METRICS__LISTEN=f"127.0.0.1:{other.getsockname()[1]}", timeout=2 * DEADLINE)
+        selfheald.ok("demo", METRICS__LISTEN=f"127.0.0.1:{other.getsockname()[1]}", timeout=2 * DEADLINE, **own)
+    assert not templates.exists()
 
 
 def test_it_is_warned_of_what_others_can_reach(selfheald: Selfheald, root: Path) -> None:
