@@ -83,12 +83,14 @@ def _daemon(folder: Path, root: Path, census: Path) -> Iterator[None]:
     from selfheald.config import child_environment
     from selfheald.presence import daemon_record
 
+    file = folder / "selfheald.toml"
+    file.touch(mode=0o600)
     environment = child_environment(
         {
+            "SELFHEALD_CONFIG": str(file),  # the user's own is for the daemon that stays
             "SELFHEALD_STATE_DIR": str(folder / "state"),
             "SELFHEALD_TEMPLATES__DIR": str(folder / "templates"),
             "SELFHEALD_LOG__FILE": str(folder / "selfheald.log"),
-            "SELFHEALD_METRICS__LISTEN": "",  # that port is for the daemon that stays
             "SELFHEALD_DBT__VARS": json.dumps({"census_parquet_path": str(census)}),
         }
     )

@@ -323,12 +323,17 @@ def test_a_port_that_is_taken_ends_the_start(selfheald: Selfheald, root: Path) -
     assert "Set metrics.listen to an address of this machine" in done.stderr
 
 
-def test_the_demonstration_leaves_port_and_templates_to_the_daemon_that_stays(selfheald: Selfheald) -> None:
-    templates = selfheald.folder / "templates"
-    own = {"TEMPLATES__MODE": "on", "TEMPLATES__DIR": str(templates)}
+def test_the_demonstration_leaves_all_to_the_daemon_that_stays(selfheald: Selfheald, tmp_path: Path) -> None:
+    """Its port, its templates, and whatever else the user has configured."""
+    config, cache = tmp_path / "config" / "selfheald", tmp_path / "cache"
+    config.mkdir(parents=True)
+    own = {"XDG_CONFIG_HOME": str(config.parent), "XDG_CACHE_HOME": str(cache)}
     with socket.create_server(("127.0.0.1", 0)) as other:
-        selfheald.ok("demo", METRICS__LISTEN=f"127.0.0.1:{other.getsockname()[1]}", timeout=2 * DEADLINE, **own)
-    assert not templates.exists()
+        port = f'metrics.listen = "127.0.0.1:{other.getsockname()[1]}"'
+        (config / "selfheald.toml").write_text(f'{port}\ndbt.project_dir = "/nowhere"\n')
+        (config / "selfheald.toml").chmod(0o600)
+        selfheald.ok("demo", env=own, timeout=2 * DEADLINE)
+    assert not list(cache.rglob("*.duckdb"))
 
 
 def test_it_is_warned_of_what_others_can_reach(selfheald: Selfheald, root: Path) -> None:
