@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from fixtures.waiting import DEADLINE
 from processes import EXAMPLES, NAME, Daemon, Selfheald
+from reloads import Reloaded
+from service_manager import Manager
 
 Copied = Callable[[Path], Path]
 
@@ -135,6 +137,15 @@ def nobody() -> tuple[list[str], dict[str, str]]:
         if tried.returncode == 0:
             return [*prefix, "-m", "selfheald"], environment
     pytest.skip("nobody else may run this Python, or read this folder")
+
+
+@pytest.fixture
+def reloaded(selfheald: Selfheald, tmp_path: Path) -> Iterator[Reloaded]:
+    with Manager(tmp_path) as manager:
+        made = Reloaded(selfheald, tmp_path, manager)
+        yield made
+        if made.daemon.process is not None and made.daemon.process.poll() is None:
+            made.daemon.kill()
 
 
 def _made(folder: Path) -> Path:

@@ -17,8 +17,7 @@ from conftest import Copied
 from fixtures.waiting import DEADLINE, throughout, wait_for
 from processes import ENDLESS, NAME, Daemon, Selfheald, cpu_seconds, holding, status, wait_until_marked
 from prometheus_client.parser import text_string_to_metric_families
-from service_manager import Manager
-from test_reload import Reloaded
+from reloads import Reloaded
 
 Answer = tuple[int, dict[str, str], str]
 
@@ -272,15 +271,6 @@ def test_the_port_is_loopbacks_alone(port: Port) -> None:
     listening = Path("/proc/net/tcp").read_text() + Path("/proc/net/tcp6").read_text()
     ours = re.findall(rf"^ *\d+: ([0-9A-F]+):{port.number:04X} 0+:0000 0A ", listening, re.MULTILINE)
     assert ours == ["0100007F"]
-
-
-@pytest.fixture
-def reloaded(selfheald: Selfheald, tmp_path: Path) -> Iterator[Reloaded]:
-    with Manager(tmp_path) as manager:
-        made = Reloaded(selfheald, tmp_path, manager)
-        yield made
-        if made.daemon.process is not None and made.daemon.process.poll() is None:
-            made.daemon.kill()
 
 
 def test_a_reload_opens_moves_and_closes_it(reloaded: Reloaded, root: Path) -> None:
