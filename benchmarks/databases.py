@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import duckdb
@@ -19,12 +18,6 @@ def ready_workspace(bench: Bench) -> Path:
         made.parent.mkdir()
         bench.selfheald("ensure", made)
     return made
-
-
-def finished_copy(bench: Bench, folder: Path) -> Path:
-    """The file of a finished database, with no marker, in a folder that is made."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return shutil.copyfile(ready_workspace(bench), folder / NAME)
 
 
 def sized_database(path: Path, *, tables: int, megabytes: float) -> Path:

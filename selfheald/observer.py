@@ -17,7 +17,7 @@ from typing import Any
 from selfheald.initialization_state import seconds_of
 from selfheald.overview import Entry, Overview, Places, read_entry
 from selfheald.sight import Facts, facts, sight
-from selfheald.standing import Standing
+from selfheald.standing import URGENCY, Standing
 from selfheald.workspace import Database
 
 #: A look that took so long is followed by a pause of so many times that.
@@ -26,8 +26,6 @@ PAUSES = 20
 BUILDING_SECONDS, WAITING_SECONDS, READY_SECONDS, SCAN_SECONDS = 0.25, 0.5, 1.0, 2.0
 #: What is counted as recent (seconds).
 RATE_SECONDS = 60.0
-#: What comes first where not all can be shown.
-URGENCY = (Standing.BUILDING, Standing.FAILED, Standing.BUSY, Standing.WAITING, Standing.READY)
 
 #: What ``stat`` tells of a database's files: itself, its WALs, its marker; its status and its request.
 Seen = tuple[Facts, ...]

@@ -152,12 +152,6 @@ def _excluded(root: Path) -> frozenset[str]:
     return frozenset(map(str, told)) if isinstance(told, list) else frozenset()
 
 
-def survey(paths: Sequence[str], config: Config) -> Overview:
-    """Where the databases stand that are meant by paths of roots, folders and databases; by none, those of the
-    configuration, or of the working folder. Raises as :func:`resolve_database` does."""
-    return look(find_places(paths, config))
-
-
 def look(places: Places) -> Overview:
     """Where the databases stand now."""
     return Overview(places.daemons(), [read_entry(database) for database in places.databases()])

@@ -17,6 +17,10 @@ class Standing(Enum):
     FAILED = "failed"
 
 
+#: What comes first where not all can be shown.
+URGENCY = (Standing.BUILDING, Standing.FAILED, Standing.BUSY, Standing.WAITING, Standing.READY)
+
+
 def standing_of(ready: bool, status: Mapping[str, Any] | None) -> Standing:
     """Where a database stands whose marker is valid (``ready``) or not, as its status record tells."""
     status = status or {}

@@ -72,7 +72,8 @@ def table(
         lines = []
         for entry in entries:
             head = Text.assemble((f"{entry.standing.value} ", COLOURS[entry.standing]), (_named(entry, base), "bold"))
-            lines += [head, Text(_why(overview, entry))] if not folded or _why(overview, entry) else [head]
+            why = _why(overview, entry)
+            lines += [head, Text(why)] if why or not folded else [head]
         for line in lines:
             line.overflow, line.no_wrap = overflow, not folded
         return Group(*lines)

@@ -10,12 +10,11 @@ from typing import Any
 from selfheald.errors import in_one_line
 from selfheald.initialization_state import seconds_of
 from selfheald.marker import read_status
-from selfheald.standing import Standing
+from selfheald.standing import URGENCY, Standing
 from selfheald.workspace import Database
 
 #: Databases that a page shows; of more, those that somebody may want to do something about.
 MOST_ROWS = 200
-_FIRST = (Standing.BUILDING, Standing.FAILED, Standing.BUSY, Standing.WAITING, Standing.READY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +33,7 @@ class Row:
 
 def first_ones(listed: Iterable[tuple[Path, Standing]], most: int) -> list[tuple[Path, Standing]]:
     """At most so many: what is not ready before what is."""
-    return sorted(listed, key=lambda each: (_FIRST.index(each[1]), each[0]))[:most]
+    return sorted(listed, key=lambda each: (URGENCY.index(each[1]), each[0]))[:most]
 
 
 def read_rows(listed: Sequence[tuple[Path, Standing]]) -> list[Row]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from selfheald.config import Config
-from selfheald.overview import survey
+from selfheald.overview import find_places, look
 from selfheald.standing import Standing, in_words
 
 
@@ -28,4 +28,4 @@ def test_the_words(counts: dict[Standing, int], progress: dict[str, int] | None,
 
 
 def test_they_are_the_words_of_status() -> None:
-    assert {standing.value for standing in Standing} == set(survey([], Config()).as_dict()["summary"])
+    assert {standing.value for standing in Standing} == set(look(find_places([], Config())).as_dict()["summary"])
