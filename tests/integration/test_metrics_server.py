@@ -34,12 +34,12 @@ async def answer(request: Request) -> Response:
 
 
 @asynccontextmanager
-async def serving() -> AsyncIterator[int]:
+async def serving(server: Server | None = None) -> AsyncIterator[int]:
     """A server's port."""
     listener = (await anyio.create_tcp_listener(local_host="127.0.0.1")).listeners[0]
     assert isinstance(listener, anyio.abc.SocketListener)
     async with listener, anyio.create_task_group() as group:
-        group.start_soon(Server(answer).serve, listener)
+        group.start_soon((server or Server(answer)).serve, listener)
         with anyio.fail_after(DEADLINE):
             yield int(listener.extra(anyio.abc.SocketAttribute.local_port))
         group.cancel_scope.cancel()
@@ -53,6 +53,18 @@ async def rest(client: anyio.abc.ByteReceiveStream) -> bytes:
             found += await client.receive()
     except (anyio.EndOfStream, anyio.BrokenResourceError):
         return found
+
+
+class Departures(Server):
+    """Tells when it has let somebody go."""
+
+    def __init__(self) -> None:
+        super().__init__(answer)
+        self.let_go = anyio.Event()
+
+    async def _attend(self, stream: anyio.abc.SocketStream) -> None:
+        await super()._attend(stream)
+        self.let_go.set()
 
 
 async def ask(port: int, data: bytes = REQUEST) -> bytes:
@@ -77,9 +89,10 @@ def test_who_does_not_read_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "ALL_SECONDS", 0.3)
 
     async def run() -> None:
-        async with serving() as port, await anyio.connect_tcp("127.0.0.1", port) as client:
+        busy = Departures()
+        async with serving(busy) as port, await anyio.connect_tcp("127.0.0.1", port) as client:
             await client.send(REQUEST.replace(b"/ ", b"/much "))
-            await anyio.sleep(1)
+            await busy.let_go.wait()
             assert (await ask(port)).endswith(b"short")
             assert len(await rest(client)) < 50_000_000
 
@@ -92,7 +105,7 @@ def test_who_reads_late_gets_all() -> None:
     async def run() -> None:
         async with serving() as port, await anyio.connect_tcp("127.0.0.1", port) as client:
             await client.send(REQUEST.replace(b"/ ", b"/some ") + b"and what nobody asked for" * 1000)
-            await anyio.sleep(0.3)
+            await anyio.sleep(0.3)  # as late as anybody likes: no event tells when that is
             assert len((await rest(client)).partition(b"\r\n\r\n")[2]) == SIZES["/some"]
 
     anyio.run(run)
